@@ -1,0 +1,155 @@
+"""What the entry points share: the --config flag, and a user's mistake as one line with exit code 2.
+
+`--config=FILE[:RECIPE]` loads a Python file and calls its `get_config([RECIPE])`; the file runs as
+any code does. `--config.FIELD=VALUE` then changes a field, by ml_collections' rules.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+
+def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
+    """`absl.app.run`, where a user's mistake is one line and exit code 2."""
+
+    def guarded(argv: list[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")
+            main(argv)
+        except app.UsageError as error:
+            fail(error)
+
+    app.run(guarded, flags_parser=parse_config if takes_config else parse)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's flag parser."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        fail(error)
+
+
+def parse_config(argv: list[str]) -> list[str]:
+    """absl's flag parser, with `--config=FILE` loaded and its fields as flags."""
+    path, rest = _split(argv)
+    if path is not None:
+        try:
+            config = load_config(path)
+            _check_fields(config, rest)
+        except app.UsageError as error:
+            fail(error)
+        config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
+    elif not any(re.match("--?help", argument) for argument in rest):
+        fail("--config=FILE is missing: try --config=configs/digits.py")
+    try:
+        return flags.FLAGS(rest)
+    except flags.Error as error:
+        fail(_explain(error, config) if path else error)
+
+
+def load_config(path: str) -> ConfigDict:
+    """The config of FILE or FILE:RECIPE.
+
+    Raises:
+      app.UsageError: there is no such file, it does not define `get_config`, or running it fails.
+    """
+    name, _, recipe = path.partition(":")
+    if not Path(name).is_file():
+        raise app.UsageError(f"config file {name} does not exist")
+    module_spec = importlib.util.spec_from_file_location("config_file", name)
+    if module_spec is None or module_spec.loader is None:
+        raise app.UsageError(f"config file {name} is no Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise app.UsageError(f"config file {name} does not define get_config()")
+        config = module.get_config(recipe) if recipe else module.get_config()
+    except app.UsageError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise app.UsageError(
+            f"config file {path}: {type(error).__name__}: {error} "
+            f"({Path(where.filename).name}, line {where.lineno})"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise app.UsageError(f"config file {name}: get_config() returns no ConfigDict")
+    return config.lock()
+
+
+def overrides() -> list[str]:
+    """The fields that the command line has set, as dotted names."""
+    return list(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+def config_name() -> str:
+    """The name of the config file, without folder and ending."""
+    return Path(_split(sys.argv)[0] or "").name.partition(":")[0].removesuffix(".py")
+
+
+def fail(message: object) -> NoReturn:
+    """Says what is wrong in one line, and exits with 2."""
+    line = " ".join(str(message).split())
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _split(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of --config, and the other arguments."""
+    path, rest = None, []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("--config", "-config"):
+            path = next(arguments, None)
+        elif argument.startswith(("--config=", "-config=")):
+            path = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return path, rest
+
+
+def _check_fields(config: ConfigDict, argv: list[str]) -> None:
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if not match:
+            continue
+        field, known = match[1], list(_fields(config))
+        if field in known:
+            continue
+        below = [name for name in known if name.startswith(f"{field}.")]
+        if below:
+            raise app.UsageError(f"--config.{field} is a group: set one of {', '.join(below)}")
+        close = difflib.get_close_matches(field, known, 1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        raise app.UsageError(f"--config.{field}: the config has no such field: {hint}")
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> dict[str, type]:
+    """The type of every field, by dotted name."""
+    fields: dict[str, type] = {}
+    for name in config:
+        if isinstance(config[name], ConfigDict):
+            fields |= _fields(config[name], f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = config.get_type(name)
+    return fields
+
+
+def _explain(error: flags.Error, config: ConfigDict) -> str:
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if not match:
+        return str(error)
+    return f"--config.{match[1]} takes {_fields(config)[match[1]].__name__}, not {match[2]!r}"

@@ -1,0 +1,63 @@
+"""Every field of a config, with its default. A page a data set (mnist.py, ...) changes what differs.
+
+Fields that are None take the value of the network, or of the data set, that is chosen.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.recipe = ""  # the name of what recipes.py made of this
+    config.seed = 0  # of weights, latents and the order of the examples
+
+    # Data
+    config.dataset = "digits"  # digits, mnist, fashion_mnist, cifar10, ring, grid, folder:PATH, TFDS
+    config.data_dir = config_dict.placeholder(str)  # of TFDS; None: TFDS_DATA_DIR or TFDS's default
+    config.resolution = config_dict.placeholder(int)  # pixels; None: as the data set has it
+    config.balanced = False  # draw every class equally often
+    config.augment = ConfigDict()  # of the real images; the generator learns their distribution
+    config.augment.flip = 0.0  # probability of mirroring left to right
+    config.augment.crop = 0  # pixels of random shift
+
+    # Networks: names and fields as in models.py
+    config.latent_dim = 100
+    config.generator = ConfigDict()
+    config.generator.name = "mlp"
+    config.generator.width = config_dict.placeholder(int)
+    config.generator.depth = config_dict.placeholder(int)
+    config.discriminator = ConfigDict()
+    config.discriminator.name = "mlp"
+    config.discriminator.width = config_dict.placeholder(int)
+    config.discriminator.depth = config_dict.placeholder(int)
+    config.discriminator.norm = config_dict.placeholder(str)  # batch or none
+    config.precision = "float32"  # float32 or bfloat16: the networks' arithmetic, not parameters
+
+    # The game
+    config.loss = "non_saturating"  # as in losses.py
+    config.penalties = ConfigDict()  # weights; 0 is off
+    config.penalties.r1 = 0.0
+    config.lazy_every = 1  # penalties only in every so-manieth step, that much heavier
+    config.d_steps = 1  # discriminator updates before each generator update
+
+    # Optimisation
+    config.batch_size = 128  # images of one update
+    config.accumulate = 1  # micro-batches that a batch is split into, to save memory
+    config.num_steps = 5_000  # generator updates
+    config.optimizer = ConfigDict()
+    for player in ("generator", "discriminator"):
+        config.optimizer[player] = ConfigDict()
+        config.optimizer[player].name = "adam"  # adam or sgd
+        config.optimizer[player].learning_rate = 2e-4
+        config.optimizer[player].b1 = 0.5
+        config.optimizer[player].b2 = 0.999
+    config.ema_half_life = 0.0  # images in which the generator's average forgets half; 0: no average
+
+    # Reports, in steps; 0 is never
+    config.log_every = 100
+    config.sample_every = 1_000
+    config.checkpoint_every = 1_000
+    config.target = ConfigDict()  # stop when this logged metric has fallen to this value
+    config.target.metric = ""  # such as train/d_accuracy; empty: no target
+    config.target.value = 0.0
+    return config

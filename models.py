@@ -1,0 +1,142 @@
+"""Generators and discriminators, as Flax modules.
+
+A generator is built with the `shape` of an example and maps latents [B, latent_dim] to [B, *shape];
+images live in [-1, 1]. A discriminator maps examples [B, *shape] to logits [B]. Both take `train`:
+batch statistics of this batch, or the running ones. To try a network of your own, write one class
+here, name it in GENERATORS or DISCRIMINATORS, and train with `--config.generator.name=yours`; its
+fields other than `shape` and `dtype` are what `--config.generator.FIELD` may set.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from layers import TransposedConv
+
+SLOPE = 0.2  # of every leaky ReLU, as in Radford et al. 2016
+
+
+class MLPGenerator(nn.Module):
+    """`depth` hidden layers of `width` with leaky ReLU, then one number a pixel.
+
+    The output is linear: it is in no way kept within [-1, 1], but pictures and scores clip it.
+    Source: the generator of Goodfellow et al. 2014's MNIST experiment, leaky instead of plain ReLU.
+    """
+
+    shape: tuple[int, ...]
+    width: int = 128
+    depth: int = 2
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
+        hidden = latents.astype(self.dtype)
+        for _ in range(self.depth):
+            hidden = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(hidden), SLOPE)
+        outputs = nn.Dense(math.prod(self.shape), dtype=self.dtype)(hidden)
+        return outputs.reshape(-1, *self.shape).astype(jnp.float32)
+
+
+class MLPDiscriminator(nn.Module):
+    """Flatten, `depth` hidden layers of `width` with leaky ReLU, one logit."""
+
+    width: int = 128
+    depth: int = 2
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, examples: jax.Array, train: bool) -> jax.Array:
+        hidden = examples.reshape(len(examples), -1).astype(self.dtype)
+        for _ in range(self.depth):
+            hidden = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(hidden), SLOPE)
+        return nn.Dense(1, dtype=self.dtype)(hidden)[:, 0].astype(jnp.float32)
+
+
+def doublings(size: int) -> int:
+    """How often a basis of 4 to 7 pixels doubles to reach `size`: 28 is 7 doubled twice.
+
+    Raises:
+      ValueError: no such basis does.
+    """
+    times = size.bit_length() - 3  # 4 to 7 have three bits
+    if times < 1 or size % 2**times:
+        raise ValueError(
+            f"dcgan cannot make {size}x{size} images: it doubles a basis of 4 to 7 pixels "
+            "(8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, ...)"
+        )
+    return times
+
+
+class DCGANGenerator(nn.Module):
+    """A projection to a small image of many channels, then transposed convolutions of stride 2.
+
+    Each doubling halves the channels, down to `width` before the last; batch normalisation and
+    ReLU between, tanh at the end, weights from N(0, 0.02). Deviation: the basis is 4 to 7 pixels,
+    as the resolution asks, where the paper has 4.
+    Source: Radford et al. 2016, figure 1 and section 3.
+    """
+
+    shape: tuple[int, int, int]
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
+        init = nn.initializers.normal(0.02)
+        times = doublings(self.shape[0])
+        basis, channels = self.shape[0] >> times, self.width << (times - 1)
+
+        def normalise(inputs: jax.Array) -> jax.Array:
+            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)
+            return nn.relu(norm(inputs))
+
+        hidden = nn.Dense(basis * basis * channels, use_bias=False, kernel_init=init, dtype=self.dtype)(
+            latents.astype(self.dtype)
+        )
+        hidden = normalise(hidden.reshape(-1, basis, basis, channels))
+        for _ in range(times - 1):
+            channels //= 2
+            hidden = normalise(
+                TransposedConv(channels, use_bias=False, kernel_init=init, dtype=self.dtype)(hidden)
+            )
+        outputs = TransposedConv(self.shape[2], kernel_init=init, dtype=self.dtype)(hidden)
+        return jnp.tanh(outputs.astype(jnp.float32))
+
+
+class DCGANDiscriminator(nn.Module):
+    """Convolutions of stride 2 that double the channels from `width` on, then one logit.
+
+    Leaky ReLU throughout, `norm` after every convolution but the first ('batch', or 'none' as
+    gradient penalties need it), weights from N(0, 0.02).
+    Source: Radford et al. 2016, section 3.
+    """
+
+    width: int = 64
+    norm: str = "batch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        init = nn.initializers.normal(0.02)
+        hidden = images.astype(self.dtype)
+        for i in range(doublings(images.shape[1])):
+            use_norm = self.norm == "batch" and i > 0
+            hidden = nn.Conv(
+                self.width << i, (4, 4), (2, 2), use_bias=not use_norm, kernel_init=init, dtype=self.dtype
+            )(hidden)
+            if use_norm:
+                hidden = nn.BatchNorm(
+                    use_running_average=not train, momentum=0.9, dtype=self.dtype
+                )(hidden)
+            hidden = nn.leaky_relu(hidden, SLOPE)
+        hidden = hidden.reshape(len(hidden), -1)
+        return nn.Dense(1, kernel_init=init, dtype=self.dtype)(hidden)[:, 0].astype(jnp.float32)
+
+
+GENERATORS = {"mlp": MLPGenerator, "dcgan": DCGANGenerator}
+DISCRIMINATORS = {"mlp": MLPDiscriminator, "dcgan": DCGANDiscriminator}

@@ -1,0 +1,258 @@
+"""A run's folder: config.json, env.json, metrics.jsonl, TensorBoard events, samples/, checkpoints/.
+
+Nothing here is written before `create`, which training calls once everything has been checked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+
+# What a resumed run may change: how long it goes on and how often it reports, not what it is.
+RESUMABLE = ("num_steps", "target", "log_every", "sample_every", "checkpoint_every")
+CHECKPOINTS_KEPT = 2
+TILE = 56  # pixels of an image in a grid, at least
+
+
+def check(workdir: Path, config: ConfigDict) -> bool:
+    """Whether `workdir` holds a run to be resumed with this config (False: it can become one).
+
+    Raises:
+      app.UsageError: it is a file, cannot be written, or holds a run of another config.
+    """
+    existing = workdir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise app.UsageError(f"workdir {workdir}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise app.UsageError(f"workdir {workdir}: {existing} is not writable")
+    if not (workdir / "config.json").exists():
+        return False
+    old, new = flatten(read_config(workdir)), flatten(config.to_dict())
+    changed = [
+        f"{field} ({old.get(field)} there, {new.get(field)} now)"
+        for field in sorted(old | new)
+        if field.split(".")[0] not in RESUMABLE and old.get(field) != new.get(field)
+    ]
+    if changed:
+        raise app.UsageError(
+            f"workdir {workdir} holds a run with another config: {', '.join(changed)}. "
+            "Resume it with its own, or choose another --workdir"
+        )
+    return True
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config of the run in `workdir`.
+
+    Raises:
+      app.UsageError: there is no run.
+    """
+    try:
+        return json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise app.UsageError(f"{workdir} holds no run: config.json: {error}") from error
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one of dotted names, lists for tuples: as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def create(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder, and writes down the config and the environment."""
+    (workdir / "samples").mkdir(parents=True, exist_ok=True)
+    _write_json(workdir / "config.json", config.to_dict())
+    _write_json(workdir / "env.json", environment())
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides the config."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+    return {
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+class Log:
+    """metrics.jsonl and TensorBoard's events of one run, going on after `step`.
+
+    Rows of later steps, which an interrupted run has left, are dropped.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = [row for row in rows if row["step"] <= step]
+        self.seconds_before = rows[-1]["seconds"] if rows else 0.0
+        _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def write(self, step: int, images: int, seconds: float, metrics: dict[str, float]) -> None:
+        """One row. NaN and infinity are null in the file, as JSON has neither."""
+        row = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        row = {"step": step, "images": images, "seconds": round(seconds, 3), **row}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        self._events.add_scalar("images_per_second", images / max(seconds, 1e-9), step)
+
+    def picture(self, step: int, path: Path) -> None:
+        """Shows a picture in TensorBoard."""
+        image = np.asarray(Image.open(path).convert("RGB"))
+        self._events.add_image("samples", image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def sample_path(workdir: Path, step: int) -> Path:
+    return workdir / "samples" / f"step_{step:08d}.png"
+
+
+def draw_grid(images: np.ndarray) -> Image.Image:
+    """Images uint8 [N, H, W, 1 or 3] in a square grid, small ones enlarged pixel by pixel."""
+    num, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(num))
+    scale = max(1, round(TILE / height))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    gap = 2
+    grid = np.full(
+        (
+            math.ceil(num / columns) * (height * scale + gap) + gap,
+            columns * (width * scale + gap) + gap,
+            channels,
+        ),
+        64,
+        np.uint8,
+    )
+    for i, image in enumerate(images):
+        top = gap + i // columns * (height * scale + gap)
+        left = gap + i % columns * (width * scale + gap)
+        grid[top : top + height * scale, left : left + width * scale] = image
+    return Image.fromarray(grid.squeeze())
+
+
+def draw_points(fake: np.ndarray, real: np.ndarray) -> Image.Image:
+    """Points float [N, 2] in [-1.5, 1.5] as a scatter plot: real ones grey, fake ones blue."""
+    size = 512
+    picture = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(picture)
+    for points, colour in ((real, (190, 190, 190)), (fake, (0, 90, 200))):
+        pixels = np.nan_to_num((points * [1, -1] / 3 + 0.5) * size, nan=-9, posinf=-9, neginf=-9)
+        for x, y in np.clip(pixels, -9, size + 9):
+            draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
+    return picture
+
+
+class Checkpoints:
+    """The states of a run, by step; the latest CHECKPOINTS_KEPT are kept."""
+
+    def __init__(self, workdir: Path):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers
+
+        self._args = ocp.args
+        policy = checkpoint_managers.LatestN(CHECKPOINTS_KEPT)
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(preservation_policy=policy),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def restore(self, state: Any = None) -> Any:
+        """The latest state, in the structure, types and shapes of `state`, or as nested dicts."""
+        abstract = None if state is None else jax.eval_shape(lambda: state)
+        step = self._manager.latest_step()
+        return self._manager.restore(step, args=self._args.StandardRestore(abstract))
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes in the background; a step that is there already is left alone."""
+        if self._manager.latest_step() != step:
+            self._manager.save(step, args=self._args.StandardSave(state))
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def read_networks(workdir: Path) -> dict[str, Any]:
+    """The latest checkpoint of a run, as nested dicts.
+
+    Raises:
+      app.UsageError: there is no run, or no checkpoint in it.
+    """
+    read_config(workdir)
+    checkpoints = Checkpoints(workdir)
+    if checkpoints.latest_step() is None:
+        raise app.UsageError(f"{workdir} has no checkpoint")
+    state = checkpoints.restore()
+    checkpoints.close()
+    return state
+
+
+def summary(workdir: Path, step: int, images: int, seconds: float) -> str:
+    """Where everything is, and how fast it came."""
+    lines = [f"Step {step:,}: {images:,} images in {seconds:.1f} s ({images / seconds:,.0f} a second)"]
+    for name, place in (
+        ("pictures", "samples"),
+        ("metrics", "metrics.jsonl"),
+        ("checkpoints", "checkpoints"),
+    ):
+        lines.append(f"  {name:12} {workdir / place}")
+    lines.append(f"  {'TensorBoard':12} tensorboard --logdir={workdir}")
+    return "\n".join(lines)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    _replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _git_revision() -> str | None:
+    """HEAD of this checkout, '-dirty' where tracked files have changed; None outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,229 @@
+"""Trains a GAN: `python train.py --config=configs/mnist.py [--workdir=DIR] [--config.FIELD=VALUE]`.
+
+The same --workdir resumes. Press Ctrl-C to stop after the current step; what is done is saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import cli
+import data
+import describe
+import gan as gans
+import runs
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run that is there is resumed.")
+INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new run starts from.")
+DESCRIBE = flags.DEFINE_bool("describe", False, "Say what would be trained, and train nothing.")
+
+NUM_SAMPLES = 100  # of a picture
+
+
+@functools.partial(jax.jit, static_argnames=("gan", "lazy"), donate_argnames="state")
+def train_step(
+    gan: gans.Gan,
+    state: gans.GanState,
+    examples: dict[str, jax.Array],
+    indices: jax.Array,
+    lazy: bool,
+) -> tuple[gans.GanState, dict[str, jax.Array]]:
+    """`update` on the examples at `indices`."""
+    return gans.update(gan, state, data.take(examples, indices), lazy)
+
+
+@functools.partial(jax.jit, static_argnames="gan")
+def sample(gan: gans.Gan, state: gans.GanState, latents: jax.Array) -> jax.Array:
+    """The averaged generator's examples, images as uint8."""
+    examples = gans.sample(gan, state.average, latents)
+    return gans.to_uint8(examples) if examples.ndim == 4 else examples
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = flags.FLAGS.config
+    dataset, gan = prepare(config)
+    unused = gans.unused_fields(config) | data.unused_fields(config) | unused_fields(config)
+    for field in cli.overrides():
+        if field in unused:
+            raise app.UsageError(f"--config.{field} does nothing here: {unused[field]}")
+    if DESCRIBE.value:
+        print(describe.describe(config, gan, dataset))
+        return
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.append(number))
+    workdir = Path(WORKDIR.value or default_workdir(config, cli.config_name()))
+    init_from = Path(INIT_FROM.value) if INIT_FROM.value else None
+    train_and_evaluate(config, workdir, init_from, stop=lambda: bool(signals))
+    if signals:
+        sys.exit(128 + signals[0])
+
+
+def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan]:
+    """The data set and the GAN of a config, everything in it checked, nothing compiled.
+
+    Raises:
+      app.UsageError: in one line, what is impossible.
+    """
+    for field in ("log_every", "sample_every", "checkpoint_every", "num_steps", "seed"):
+        if config[field] < 0:
+            raise app.UsageError(f"{field} must be 0 or more, not {config[field]}")
+    dataset = data.load(config)
+    gan = gans.make_gan(config, dataset.spec)
+    metric = config.target.metric
+    if metric:
+        known = [f"train/{name}" for name in gans.metric_names(gan, config)]
+        if metric not in known:
+            raise app.UsageError(
+                f"target.metric={metric!r} is never logged: choose from {', '.join(known)}"
+            )
+        if not config.log_every:
+            raise app.UsageError(f"target.metric={metric!r} is never logged: log_every is 0")
+        if not math.isfinite(config.target.value):
+            raise app.UsageError(f"target.value must be a number, not {config.target.value}")
+    return dataset, gan
+
+
+def unused_fields(config: ConfigDict) -> dict[str, str]:
+    """Config fields that do nothing in the loop below, and why."""
+    unused = {"recipe": "choose one with --config=FILE:RECIPE"}
+    if not config.target.metric:
+        unused["target.value"] = "target.metric is not set"
+    return unused
+
+
+def default_workdir(config: ConfigDict, name: str) -> str:
+    """runs/<config>-<recipe>-<time>."""
+    time_now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "runs/" + "-".join(part for part in (name, config.recipe, time_now) if part)
+
+
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: Path,
+    init_from: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> gans.GanState:
+    """Trains in `workdir`, from where a run that is there has stopped.
+
+    Args:
+      config: see configs/default.py.
+      workdir: the run's folder (runs.py).
+      init_from: a run whose networks a new run starts from.
+      stop: asked after every step; where true the run is saved and ends.
+    Returns:
+      The last state.
+    Raises:
+      app.UsageError: before anything is compiled or written.
+    """
+    dataset, gan = prepare(config)
+    resuming = runs.check(workdir, config)
+    if resuming and init_from:
+        raise app.UsageError(f"init_from is for a new run, and workdir {workdir} holds one")
+    weights = runs.read_networks(init_from) if init_from else None
+    state = gans.init(gan, config, jax.random.key(config.seed))
+    if weights:
+        state = with_networks(state, weights, init_from)
+
+    runs.create(workdir, config)
+    checkpoints = runs.Checkpoints(workdir)
+    if resuming and checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state)
+    step = first_step = int(state.step)
+    log = runs.Log(workdir, step)
+    examples = {k: jax.device_put(v) for k, v in dataset._asdict().items() if v is not None}
+    micro_batches = (config.d_steps + 1, config.accumulate, config.batch_size // config.accumulate)
+    indices = data.make_indices(
+        state.key, len(dataset.images), micro_batches, dataset.labels if config.balanced else None
+    )
+    latents = gans.draw_latents(gan, jax.random.key(config.seed), NUM_SAMPLES)
+
+    def report_picture() -> None:
+        path = runs.sample_path(workdir, step)
+        fakes = np.asarray(sample(gan, state, latents))
+        if dataset.spec.kind == "image":
+            runs.draw_grid(fakes).save(path)
+        else:
+            runs.draw_points(fakes, dataset.images[:1_000]).save(path)
+        log.picture(step, path)
+
+    print(f"{'Resuming' if step else 'Training'} in {workdir}, step {step:,} of {config.num_steps:,}")
+    if step == 0 and config.sample_every:
+        report_picture()
+    start = time.perf_counter()
+    reached = False
+    with tqdm(
+        total=config.num_steps * config.batch_size,
+        initial=step * config.batch_size,
+        unit="img",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        while step < config.num_steps and not reached and not stop():
+            lazy = (step + 1) % config.lazy_every == 0
+            state, metrics = train_step(gan, state, examples, indices(step), lazy)
+            step += 1
+            bar.update(config.batch_size)
+            last = step == config.num_steps
+            if _due(step, config.log_every, last):
+                row = {f"train/{name}": float(value) for name, value in metrics.items()}
+                seconds = log.seconds_before + time.perf_counter() - start
+                log.write(step, step * config.batch_size, seconds, row)
+                bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
+                if config.target.metric:
+                    reached = row.get(config.target.metric, math.inf) <= config.target.value
+            ending = last or reached or stop()
+            if _due(step, config.sample_every, ending):
+                report_picture()
+            if _due(step, config.checkpoint_every, ending):
+                checkpoints.save(step, state)
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - start
+    checkpoints.close()
+    log.close()
+    if reached:
+        print(f"Reached {config.target.metric} <= {config.target.value}")
+    images = (step - first_step) * config.batch_size
+    print(runs.summary(workdir, step, images, seconds))
+    return state
+
+
+def with_networks(state: gans.GanState, weights: dict[str, Any], source: Path) -> gans.GanState:
+    """A state whose networks and average have the numbers in `weights`.
+
+    Raises:
+      app.UsageError: they are of other networks.
+    """
+    replaced = {}
+    for player in ("generator", "discriminator", "average"):
+        ours = getattr(state, player)
+        network = {"params": ours.params, "variables": ours.variables}
+        theirs = {name: weights[player][name] for name in network}
+        if jax.tree.map(jnp.shape, network) != jax.tree.map(jnp.shape, theirs):
+            raise app.UsageError(f"init_from {source}: its {player} is another network")
+        replaced[player] = ours.replace(**jax.tree.map(jnp.asarray, theirs))
+    return state.replace(**replaced)
+
+
+def _due(step: int, every: int, ending: bool) -> bool:
+    return every > 0 and (step % every == 0 or ending)
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_config=True)
