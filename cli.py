@@ -1,4 +1,4 @@
-"""What the entry points share: the --config flag, and a user's mistake as one line with exit code 2.
+"""What the entry points share: the --config flag; a user's mistake is one line and exit code 2.
 
 `--config=FILE[:RECIPE]` loads a Python file and calls its `get_config([RECIPE])`; the file runs as
 any code does. `--config.FIELD=VALUE` then changes a field, by ml_collections' rules.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 
@@ -23,6 +23,8 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
     """`absl.app.run`, where a user's mistake is one line and exit code 2."""
 
     def guarded(argv: list[str]) -> None:
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of a checkpoint
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")

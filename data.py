@@ -122,7 +122,7 @@ def make_indices(
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        epoch_key = jax.random.fold_in(jax.random.wrap_key_data(key_data), epoch)
+        epoch_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key_data)), epoch)
         bits = np.asarray(jax.random.bits(epoch_key, (2, num_examples)))
         if labels is None:
             return np.argsort(bits[0], kind="stable")
@@ -230,7 +230,8 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
         raise app.UsageError(f"dataset {name} has no image or no train split")
     files = sorted((p.name, p.stat().length, p.stat().mtime) for p in builder.data_path.iterdir())
     fingerprint = hashlib.sha256(json.dumps([info.full_name, files, resolution]).encode())
-    cache = _cache_folder() / f"{info.full_name.replace('/', '-')}-{fingerprint.hexdigest()[:16]}.npz"
+    stem = info.full_name.replace("/", "-")
+    cache = _cache_folder() / f"{stem}-{fingerprint.hexdigest()[:16]}.npz"
     if (dataset := _read_cache(cache)) is not None:
         return dataset
 
@@ -258,6 +259,7 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
 def _tfds_builder(name: str, data_dir: str | None) -> Any:
     """The builder of a prepared data set, or one that can prepare it."""
     import tensorflow_datasets as tfds
+
     from tfds_builders import BUILDERS
 
     try:
@@ -266,7 +268,9 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         known = ["digits", *BUILDERS, *TOYS]
-        close = difflib.get_close_matches(name, known + tfds.list_builders(with_community_datasets=False), 1)
+        close = difflib.get_close_matches(
+            name, known + tfds.list_builders(with_community_datasets=False), 1
+        )
         hint = f"did you mean {close[0]}? " if close else ""
         raise app.UsageError(
             f"dataset {name!r} does not exist: {hint}there are {', '.join(known)}, folder:PATH and "
@@ -277,6 +281,7 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
 def _prepare(name: str, builder: Any) -> None:
     """Downloads a data set into TFDS's folder, or says in one line why that cannot be."""
     import requests
+
     from tfds_builders import BUILDERS, download_and_prepare
 
     offline = "configs/digits.py needs no download"
@@ -297,7 +302,9 @@ def _prepare(name: str, builder: Any) -> None:
         download_and_prepare(builder)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise app.UsageError(f"dataset {name} could not be prepared: {reason}; {offline}") from error
+        raise app.UsageError(
+            f"dataset {name} could not be prepared: {reason}; {offline}"
+        ) from error
 
 
 def _gaussians(centres: np.ndarray, deviation: float) -> Dataset:
@@ -313,9 +320,7 @@ def _decode(content: bytes) -> Image.Image:
         return picture
 
 
-def _stack(
-    name: str, pictures: list[Image.Image], mode: str, resolution: int | None
-) -> np.ndarray:
+def _stack(name: str, pictures: list[Image.Image], mode: str, resolution: int | None) -> np.ndarray:
     """Pictures as uint8 [N, size, size, C]: cropped to the central square, resized if need be."""
     if resolution is not None and resolution < 1:
         raise app.UsageError(f"resolution must be at least 1, not {resolution}")
@@ -344,7 +349,7 @@ def _read_cache(path: Path) -> Dataset | None:
     """What `_write_cache` wrote; None if it is not there or not whole."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Dataset(arrays["images"], arrays["labels"] if "labels" in arrays else None)
+            return Dataset(arrays["images"], arrays.get("labels"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 

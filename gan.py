@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from absl import app
+from flax import struct
 from ml_collections import ConfigDict
 
 from augment import AUGMENTATIONS
@@ -33,7 +33,7 @@ OPTIMIZERS = {f.__name__: f for f in (optax.sgd, optax.adam)}
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 Params = Any  # a pytree of arrays
-Batch = dict[str, jax.Array]
+Batch = Mapping[str, Any]  # arrays by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +68,14 @@ class Gan:
     lazy_every: int
 
 
-@flax.struct.dataclass
-class Network:
+class Network(struct.PyTreeNode):
     """A network's numbers: parameters, and variables such as batch statistics."""
 
     params: Params
     variables: Params
 
 
-@flax.struct.dataclass
-class Player:
+class Player(struct.PyTreeNode):
     """A network in training, with the state of its own optimiser."""
 
     params: Params
@@ -85,8 +83,7 @@ class Player:
     opt_state: optax.OptState
 
 
-@flax.struct.dataclass
-class GanState:
+class GanState(struct.PyTreeNode):
     """Everything that training changes, and the hyper-parameters.
 
     Attributes:
@@ -158,8 +155,8 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
         raise app.UsageError(str(error).splitlines()[0]) from error
     _require(
         not gan.penalties or "batch_stats" not in networks[1].variables,
-        f"the penalty {' and '.join(gan.penalties)} needs logits that depend on one image each, and "
-        "batch normalisation mixes the batch: --config.discriminator.norm=none",
+        f"the penalty {' and '.join(gan.penalties)} is of one image's logit, and batch "
+        "normalisation mixes images: --config.discriminator.norm=none",
     )
     return gan
 
@@ -181,12 +178,18 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
     return unused
 
 
+def abstract_batch(gan: Gan) -> Batch:
+    """The shapes and types of the batch that `update` takes."""
+    shape = gan.generator.shape  # type: ignore[attr-defined]
+    dtype = jnp.uint8 if len(shape) == 3 else jnp.float32
+    shape = (gan.d_steps + 1, gan.accumulate, gan.batch_size // gan.accumulate, *shape)
+    return {"images": jax.ShapeDtypeStruct(shape, dtype)}
+
+
 def metric_names(gan: Gan, config: ConfigDict) -> list[str]:
     """The names of the metrics that `update` returns."""
-    shape = (gan.d_steps + 1, gan.accumulate, gan.batch_size // gan.accumulate)
-    images = jax.ShapeDtypeStruct((*shape, *gan.generator.shape), jnp.float32)  # type: ignore
     state = jax.eval_shape(lambda: init(gan, config, jax.random.key(0)))
-    metrics = jax.eval_shape(lambda s, b: update(gan, s, b)[1], state, {"images": images})
+    metrics = jax.eval_shape(lambda *inputs: update(gan, *inputs)[1], state, abstract_batch(gan))
     return sorted(metrics)
 
 
@@ -324,9 +327,8 @@ def sample(gan: Gan, network: Network | Player, latents: jax.Array) -> jax.Array
       network: `state.average`, or `state.generator`.
       latents: from `draw_latents`.
     """
-    return gan.generator.apply(
-        {"params": network.params, **network.variables}, latents, train=False
-    )
+    variables = {"params": network.params, **network.variables}
+    return cast(jax.Array, gan.generator.apply(variables, latents, train=False))
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -341,9 +343,7 @@ def to_uint8(images: jax.Array) -> jax.Array:
     return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
-def _init_networks(
-    gan: Gan, key: jax.Array, shape: tuple[int, ...]
-) -> tuple[Network, Network]:
+def _init_networks(gan: Gan, key: jax.Array, shape: tuple[int, ...]) -> tuple[Network, Network]:
     """Both networks' first numbers; that they fit each other and `shape` is checked on the way."""
     g_key, d_key = jax.random.split(key)
     latents = jnp.zeros((2, gan.latent_dim))
@@ -387,7 +387,7 @@ def _prepare(gan: Gan, key: jax.Array, images: jax.Array) -> tuple[jax.Array, ja
     latent_key, *keys = jax.random.split(key, 1 + len(gan.augmentations))
     real = to_float(images).reshape(gan.batch_size, *images.shape[2:])
     for key, (name, strength) in zip(keys, gan.augmentations):
-        real = AUGMENTATIONS[name](key, real, strength)
+        real = AUGMENTATIONS[name](key, real, strength)  # type: ignore[operator]
     latents = draw_latents(gan, latent_key, gan.batch_size)
     return real.reshape(images.shape), latents.reshape(*images.shape[:2], gan.latent_dim)
 
@@ -409,7 +409,9 @@ def _descend(
         grads, (variables, metrics) = jax.grad(loss, has_aux=True)(
             player.params, variables, *micro_batch
         )
-        total = (grads, metrics) if total is None else jax.tree.map(jnp.add, total, (grads, metrics))
+        total = (
+            (grads, metrics) if total is None else jax.tree.map(jnp.add, total, (grads, metrics))
+        )
     grads, metrics = jax.tree.map(lambda x: x / len(inputs[0]), total)
     optimizer = OPTIMIZERS[optimizer_name](**arguments)
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
@@ -450,11 +452,13 @@ def _optimizer_name(config: ConfigDict, player: str) -> str:
     optimizer = config.optimizer[player]
     field = f"optimizer.{player}"
     _require(
-        optimizer.learning_rate > 0,
+        0 < optimizer.learning_rate < float("inf"),
         f"{field}.learning_rate must be more than 0, not {optimizer.learning_rate}",
     )
     for beta in ("b1", "b2"):
-        _require(0 <= optimizer[beta] < 1, f"{field}.{beta} must be in [0, 1), not {optimizer[beta]}")
+        _require(
+            0 <= optimizer[beta] < 1, f"{field}.{beta} must be in [0, 1), not {optimizer[beta]}"
+        )
     return _choose(OPTIMIZERS, optimizer.name, f"{field}.name")
 
 

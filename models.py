@@ -87,24 +87,20 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
-        init = nn.initializers.normal(0.02)
+        settings = {"kernel_init": nn.initializers.normal(0.02), "dtype": self.dtype}
         times = doublings(self.shape[0])
         basis, channels = self.shape[0] >> times, self.width << (times - 1)
 
-        def normalise(inputs: jax.Array) -> jax.Array:
+        def activate(inputs: jax.Array) -> jax.Array:
             norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)
             return nn.relu(norm(inputs))
 
-        hidden = nn.Dense(basis * basis * channels, use_bias=False, kernel_init=init, dtype=self.dtype)(
-            latents.astype(self.dtype)
-        )
-        hidden = normalise(hidden.reshape(-1, basis, basis, channels))
+        hidden = nn.Dense(basis * basis * channels, use_bias=False, **settings)(latents)
+        hidden = activate(hidden.reshape(-1, basis, basis, channels))
         for _ in range(times - 1):
             channels //= 2
-            hidden = normalise(
-                TransposedConv(channels, use_bias=False, kernel_init=init, dtype=self.dtype)(hidden)
-            )
-        outputs = TransposedConv(self.shape[2], kernel_init=init, dtype=self.dtype)(hidden)
+            hidden = activate(TransposedConv(channels, use_bias=False, **settings)(hidden))
+        outputs = TransposedConv(self.shape[2], **settings)(hidden)
         return jnp.tanh(outputs.astype(jnp.float32))
 
 
@@ -122,20 +118,20 @@ class DCGANDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        init = nn.initializers.normal(0.02)
-        hidden = images.astype(self.dtype)
+        if self.norm not in ("batch", "none"):
+            raise ValueError(f"discriminator.norm={self.norm!r} does not exist: batch or none")
+        settings = {"kernel_init": nn.initializers.normal(0.02), "dtype": self.dtype}
+        hidden = images
         for i in range(doublings(images.shape[1])):
             use_norm = self.norm == "batch" and i > 0
-            hidden = nn.Conv(
-                self.width << i, (4, 4), (2, 2), use_bias=not use_norm, kernel_init=init, dtype=self.dtype
-            )(hidden)
+            conv = nn.Conv(self.width << i, (4, 4), (2, 2), use_bias=not use_norm, **settings)
+            hidden = conv(hidden)
             if use_norm:
-                hidden = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.9, dtype=self.dtype
-                )(hidden)
+                norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)
+                hidden = norm(hidden)
             hidden = nn.leaky_relu(hidden, SLOPE)
-        hidden = hidden.reshape(len(hidden), -1)
-        return nn.Dense(1, kernel_init=init, dtype=self.dtype)(hidden)[:, 0].astype(jnp.float32)
+        logits = nn.Dense(1, **settings)(hidden.reshape(len(hidden), -1))
+        return logits[:, 0].astype(jnp.float32)
 
 
 GENERATORS = {"mlp": MLPGenerator, "dcgan": DCGANGenerator}

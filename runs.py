@@ -225,7 +225,9 @@ def read_networks(workdir: Path) -> dict[str, Any]:
 
 def summary(workdir: Path, step: int, images: int, seconds: float) -> str:
     """Where everything is, and how fast it came."""
-    lines = [f"Step {step:,}: {images:,} images in {seconds:.1f} s ({images / seconds:,.0f} a second)"]
+    lines = [
+        f"Step {step:,}: {images:,} images in {seconds:.1f} s ({images / seconds:,.0f} a second)"
+    ]
     for name, place in (
         ("pictures", "samples"),
         ("metrics", "metrics.jsonl"),

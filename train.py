@@ -163,7 +163,9 @@ def train_and_evaluate(
             runs.draw_points(fakes, dataset.images[:1_000]).save(path)
         log.picture(step, path)
 
-    print(f"{'Resuming' if step else 'Training'} in {workdir}, step {step:,} of {config.num_steps:,}")
+    print(
+        f"{'Resuming' if step else 'Training'} in {workdir}, step {step:,} of {config.num_steps:,}"
+    )
     if step == 0 and config.sample_every:
         report_picture()
     start = time.perf_counter()
@@ -204,7 +206,9 @@ def train_and_evaluate(
     return state
 
 
-def with_networks(state: gans.GanState, weights: dict[str, Any], source: Path) -> gans.GanState:
+def with_networks(
+    state: gans.GanState, weights: dict[str, Any], source: Path | None
+) -> gans.GanState:
     """A state whose networks and average have the numbers in `weights`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Every field of a config, with its default. A page a data set (mnist.py, ...) changes what differs.
+"""Every field of a config, with its default; a page a data set (mnist.py, ...) changes some.
 
 Fields that are None take the value of the network, or of the data set, that is chosen.
 """
@@ -12,8 +12,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of weights, latents and the order of the examples
 
     # Data
-    config.dataset = "digits"  # digits, mnist, fashion_mnist, cifar10, ring, grid, folder:PATH, TFDS
-    config.data_dir = config_dict.placeholder(str)  # of TFDS; None: TFDS_DATA_DIR or TFDS's default
+    # digits, mnist, fashion_mnist, cifar10, ring, grid, folder:PATH, or one of TFDS with an image
+    config.dataset = "digits"
+    config.data_dir = config_dict.placeholder(str)  # None: TFDS_DATA_DIR or TFDS's own default
     config.resolution = config_dict.placeholder(int)  # pixels; None: as the data set has it
     config.balanced = False  # draw every class equally often
     config.augment = ConfigDict()  # of the real images; the generator learns their distribution
@@ -51,7 +52,7 @@ def get_config() -> ConfigDict:
         config.optimizer[player].learning_rate = 2e-4
         config.optimizer[player].b1 = 0.5
         config.optimizer[player].b2 = 0.999
-    config.ema_half_life = 0.0  # images in which the generator's average forgets half; 0: no average
+    config.ema_half_life = 0.0  # images that halve the average's memory; 0: no average
 
     # Reports, in steps; 0 is never
     config.log_every = 100

@@ -1,0 +1,35 @@
+# make demo: a GAN learns handwritten digits, from a bare machine. make test: the tests, likewise.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/user.stamp
+	rm -rf runs/demo
+	JAX_PLATFORMS=cpu $(BIN)/python train.py --config=configs/digits.py --workdir=runs/demo
+
+test: $(VENV)/dev.stamp
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Twoplayer needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/user.stamp: requirements.txt $(VENV)/python.stamp
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/user.stamp
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@
