@@ -20,7 +20,7 @@ def flip(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
     Returns:
       [B, H, W, C].
     """
-    chosen = jax.random.bernoulli(key, strength, (len(images), 1, 1, 1))
+    chosen = jax.random.bernoulli(key, float(strength), (len(images), 1, 1, 1))
     return jnp.where(chosen, images[:, :, ::-1], images)
 
 

@@ -23,8 +23,8 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
     """`absl.app.run`, where a user's mistake is one line and exit code 2."""
 
     def guarded(argv: list[str]) -> None:
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of a checkpoint
+        if flags.FLAGS.verbosity == logging.INFO:  # absl's default; Orbax tells all it does there
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")

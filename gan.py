@@ -387,7 +387,7 @@ def _prepare(gan: Gan, key: jax.Array, images: jax.Array) -> tuple[jax.Array, ja
     latent_key, *keys = jax.random.split(key, 1 + len(gan.augmentations))
     real = to_float(images).reshape(gan.batch_size, *images.shape[2:])
     for key, (name, strength) in zip(keys, gan.augmentations):
-        real = AUGMENTATIONS[name](key, real, strength)  # type: ignore[operator]
+        real = AUGMENTATIONS[name](key, real, strength)  # type: ignore[arg-type]
     latents = draw_latents(gan, latent_key, gan.batch_size)
     return real.reshape(images.shape), latents.reshape(*images.shape[:2], gan.latent_dim)
 
@@ -415,7 +415,7 @@ def _descend(
     grads, metrics = jax.tree.map(lambda x: x / len(inputs[0]), total)
     optimizer = OPTIMIZERS[optimizer_name](**arguments)
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     return Player(optax.apply_updates(player.params, updates), variables, opt_state), metrics
 
 

@@ -3,7 +3,8 @@
 from configs import recipes
 
 
-def get_config(recipe: str = "dcgan"):
+def get_config(recipe: str = "mescheder"):
     config = recipes.get_config(recipe)
     config.dataset = "digits"
+    config.num_steps = 10_000
     return config

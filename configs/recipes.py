@@ -8,20 +8,39 @@ from ml_collections import ConfigDict
 
 from configs import default
 
+PLAYERS = ("generator", "discriminator")
+
 
 def goodfellow(config: ConfigDict) -> None:
     """An MLP pair, the minimax game, alternating stochastic gradient.
 
-    Each network has two hidden layers of 128 with leaky ReLU, as models.py has them.
-
+    Each network has two hidden layers of 128 with leaky ReLU. D's rate is a tenth of G's: at equal
+    rates D soon tells all images right, G's gradient vanishes, and the pictures stay noise
+    (`--config.optimizer.discriminator.learning_rate=0.1` shows it).
     Source: Goodfellow et al. 2014, algorithm 1 (k = `d_steps`), as tutorials retell it.
     """
-    config.latent_dim = 100
     config.loss = "minimax"
-    for player in ("generator", "discriminator"):
+    for player in PLAYERS:
         config[player].name = "mlp"
         config.optimizer[player].name = "sgd"
-        config.optimizer[player].learning_rate = 0.1
+    config.optimizer.generator.learning_rate = 0.1
+    config.optimizer.discriminator.learning_rate = 0.01
+
+
+def mescheder(config: ConfigDict) -> None:
+    """An MLP pair, the non-saturating loss with R1, Adam, a moving average of the generator.
+
+    Source: Mescheder et al. 2018, whose networks are residual ones.
+    """
+    config.loss = "non_saturating"
+    config.penalties.r1 = 3.0
+    config.ema_half_life = 10_000.0
+    for player in PLAYERS:
+        config[player].name = "mlp"
+        config[player].width = 256
+        config.optimizer[player].name = "adam"
+        config.optimizer[player].learning_rate = 1e-3
+        config.optimizer[player].b1 = 0.5
 
 
 def dcgan(config: ConfigDict) -> None:
@@ -29,16 +48,15 @@ def dcgan(config: ConfigDict) -> None:
 
     Source: Radford et al. 2016.
     """
-    config.latent_dim = 100
     config.loss = "non_saturating"
-    for player in ("generator", "discriminator"):
+    for player in PLAYERS:
         config[player].name = "dcgan"
         config.optimizer[player].name = "adam"
         config.optimizer[player].learning_rate = 2e-4
         config.optimizer[player].b1 = 0.5
 
 
-RECIPES = {f.__name__: f for f in (goodfellow, dcgan)}
+RECIPES = {f.__name__: f for f in (goodfellow, mescheder, dcgan)}
 
 
 def get_config(name: str) -> ConfigDict:

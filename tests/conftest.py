@@ -1,0 +1,101 @@
+"""Fixtures: configs to train for a moment, and the entry points called as from a shell."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+import cli
+
+ROOT = Path(__file__).parent.parent
+jax.config.update("jax_num_cpu_devices", 4)  # for meshes
+os.chdir(ROOT)  # commands name configs relative to it
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the user's cache folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def make_config() -> Callable[..., ConfigDict]:
+    """make_config('configs/digits.py:goodfellow', {'optimizer.generator.name': 'sgd'})."""
+
+    def make(path: str = "configs/digits.py", changes: dict | None = None) -> ConfigDict:
+        config = cli.load_config(path)
+        config.update_from_flattened_dict(changes or {})
+        return config
+
+    return make
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+    compilations: int
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """command('train.py', '--config=...'): what the same words in a shell would give."""
+
+    def run(script: str, *arguments: str) -> Outcome:
+        module = __import__(script.removesuffix(".py"))
+        for name in list(flags.FLAGS):
+            if name == "config" or name.startswith("config."):
+                delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        capsys.readouterr()
+        code = 0
+        with count_compilations() as count:
+            try:
+                cli.run(module.main, takes_config=True)
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(bool(error.code))
+        return Outcome(code, *capsys.readouterr(), len(count))
+
+    return run
+
+
+class count_compilations(list):  # noqa: N801
+    """A context whose value grows by one at every program that XLA compiles."""
+
+    def __enter__(self) -> count_compilations:
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.append(seconds)
+
+
+@pytest.fixture
+def tfds_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of prepared real data, where there is one."""
+    folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    if not (folder / "mnist").is_dir():
+        pytest.skip("MNIST is not prepared here: set TFDS_DATA_DIR to a folder that has it")
+    yield folder
+
+
+@pytest.fixture(name="count_compilations")
+def count_compilations_fixture() -> type[count_compilations]:
+    return count_compilations

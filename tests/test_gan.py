@@ -1,0 +1,426 @@
+"""The heart: gradients against NumPy, and everything that a caller of `update` relies on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import app
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import gan as gans
+from data import Spec
+from models import GENERATORS
+
+SPEC = Spec((8, 8, 1), 10)
+RECIPES = ("goodfellow", "mescheder", "dcgan")
+
+
+class LinearGenerator(nn.Module):
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, latents, train):
+        return nn.Dense(self.shape[0])(latents)
+
+
+class LinearDiscriminator(nn.Module):
+    @nn.compact
+    def __call__(self, points, train):
+        return nn.Dense(1)(points)[:, 0]
+
+
+def linear_gan(**changes: Any) -> gans.Gan:
+    gan = gans.Gan(
+        generator=LinearGenerator((2,)),
+        discriminator=LinearDiscriminator(),
+        generator_optimizer="sgd",
+        discriminator_optimizer="sgd",
+        loss="minimax",
+        penalties=(),
+        augmentations=(),
+        latent_dim=3,
+        batch_size=16,
+        accumulate=1,
+        d_steps=1,
+        lazy_every=1,
+    )
+    return dataclasses.replace(gan, **changes)
+
+
+def small(make_config, recipe="goodfellow", **changes):
+    """A config, its GAN and first state, small enough to compile in a second."""
+    sizes = {"batch_size": 8, "generator.width": 8, "discriminator.width": 8}
+    config = make_config(f"configs/digits.py:{recipe}", sizes | changes)
+    gan = gans.make_gan(config, SPEC)
+    return config, gan, gans.init(gan, config, jax.random.key(0))
+
+
+def make_batch(gan: gans.Gan, seed: int = 0) -> dict[str, jax.Array]:
+    abstract = gans.abstract_batch(gan)["images"]
+    values = jax.random.uniform(jax.random.key(seed), abstract.shape)
+    return {"images": (values * 255).astype(jnp.uint8) if abstract.ndim == 6 else values}
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, unkeyed(a), unkeyed(b))
+
+
+def assert_close(a, b, rtol):
+    """Every leaf to `rtol` of its largest value."""
+    for x, y in zip(jax.tree.leaves(unkeyed(a)), jax.tree.leaves(unkeyed(b))):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(np.abs(y).max(), 1e-8))
+
+
+def unkeyed(state):
+    return state.replace(key=jax.random.key_data(state.key)) if hasattr(state, "key") else state
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_both_gradients_of_a_linear_gan_by_hand():
+    """G(z) = z W + a, D(x) = x v + c: the minimax game, differentiated on paper, in NumPy."""
+    rng = np.random.default_rng(0)
+    W, a = rng.normal(size=(3, 2)), rng.normal(size=2)
+    v, c = rng.normal(size=2), rng.normal()
+    real, latents = rng.normal(size=(16, 2)), rng.normal(size=(16, 3))
+    fake = latents @ W + a
+    # L_D = -mean log s(D(x)) - mean log(1 - s(D(fake))), L_G = mean log(1 - s(D(fake)))
+    on_real, on_fake = -sigmoid(-(real @ v + c)) / 16, sigmoid(fake @ v + c) / 16
+    expected_d = (real.T @ on_real + fake.T @ on_fake, (on_real + on_fake).sum())
+    on_images = -on_fake[:, None] * v
+    expected_g = (latents.T @ on_images, on_images.sum(0))
+
+    gan = linear_gan()
+    g_params = {"Dense_0": {"kernel": jnp.float32(W), "bias": jnp.float32(a)}}
+    d_params = {"Dense_0": {"kernel": jnp.float32(v[:, None]), "bias": jnp.float32([c])}}
+    generator = gans.Player(g_params, {}, ())
+    discriminator = gans.Player(d_params, {}, ())
+    data = (jnp.float32(real), jnp.float32(latents))
+    hparams: dict[str, Any] = {"penalties": {}}
+    d_grad, _ = jax.grad(
+        lambda p: gans.discriminator_loss(gan, hparams, True, generator, p, {}, *data),
+        has_aux=True,
+    )(d_params)
+    g_grad, _ = jax.grad(
+        lambda p: gans.generator_loss(gan, discriminator, p, {}, *data), has_aux=True
+    )(g_params)
+    np.testing.assert_allclose(d_grad["Dense_0"]["kernel"][:, 0], expected_d[0], rtol=1e-4)
+    np.testing.assert_allclose(d_grad["Dense_0"]["bias"][0], expected_d[1], rtol=1e-4)
+    np.testing.assert_allclose(g_grad["Dense_0"]["kernel"], expected_g[0], rtol=1e-4)
+    np.testing.assert_allclose(g_grad["Dense_0"]["bias"], expected_g[1], rtol=1e-4)
+
+
+def test_update_descends_each_player_on_its_own_loss_one_after_the_other(make_config):
+    """D moves against its gradient; G against its own, through the D that has moved."""
+    config, gan, state = small(make_config)
+    batch = make_batch(gan)
+    after, metrics = gans.update(gan, state, batch)
+    rate = config.optimizer.generator.learning_rate
+    key, d_key = jax.random.split(jax.random.fold_in(state.key, 0))
+    d_latents, g_latents = (
+        jax.random.normal(jax.random.split(k, 1)[0], (8, gan.latent_dim)) for k in (d_key, key)
+    )
+    d_real, g_real = (batch["images"].astype(jnp.float32) / 127.5 - 1)[:, 0]
+
+    def d_loss(params):
+        return gans.discriminator_loss(
+            gan, state.hparams, True, state.generator, params, {}, d_real, d_latents
+        )[0]
+
+    def g_loss(params):
+        return gans.generator_loss(gan, after.discriminator, params, {}, g_real, g_latents)[0]
+
+    for player, loss in (("discriminator", d_loss), ("generator", g_loss)):
+        before = getattr(state, player).params
+        rate = config.optimizer[player].learning_rate
+        expected = jax.tree.map(lambda p, g, r=rate: p - r * g, before, jax.grad(loss)(before))
+        assert_close(getattr(after, player).params, expected, rtol=1e-5)
+    assert float(metrics["d_loss"]) == pytest.approx(float(d_loss(state.discriminator.params)))
+    assert float(metrics["g_loss"]) == pytest.approx(float(g_loss(state.generator.params)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("still", "moving"), [("generator", "discriminator"), ("discriminator", "generator")]
+)
+def test_a_player_is_not_touched_by_the_others_descent(make_config, recipe, still, moving):
+    _, gan, state = small(make_config, recipe)
+    hparams = {**state.hparams, still: {**state.hparams[still], "learning_rate": jnp.float32(0)}}
+    after, _ = gans.update(gan, state.replace(hparams=hparams), make_batch(gan))
+    assert_equal(getattr(after, still).params, getattr(state, still).params)
+    changed = jax.tree.map(
+        lambda a, b: bool((a != b).any()),
+        getattr(after, moving).params,
+        getattr(state, moving).params,
+    )
+    assert any(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_seed_gives_the_same_bits_and_another_other_ones(make_config, recipe):
+    config, gan, _ = small(make_config, recipe)
+    step = jax.jit(gans.update, static_argnums=0)
+
+    def train(seed):
+        state = gans.init(gan, config, jax.random.key(seed))
+        for i in range(3):
+            state, _ = step(gan, state, make_batch(gan, i))
+        return state
+
+    assert_equal(train(1), train(1))
+    first, other = (train(seed).generator.params["Dense_0"]["kernel"] for seed in (1, 2))
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_jit_and_vmap_agree_with_eager_calls(make_config, recipe):
+    """One step with SGD of rate 1, whose result is the gradients and the parameters."""
+    sgd = {f"optimizer.{p}.name": "sgd" for p in ("generator", "discriminator")}
+    rate = {f"optimizer.{p}.learning_rate": 1.0 for p in ("generator", "discriminator")}
+    config, gan, _ = small(make_config, recipe, **sgd, **rate)
+    states = [gans.init(gan, config, jax.random.key(seed)) for seed in range(3)]
+    batches = [make_batch(gan, seed) for seed in range(3)]
+    eager = [gans.update(gan, state, batch) for state, batch in zip(states, batches)]
+
+    jitted = jax.jit(gans.update, static_argnums=0)(gan, states[0], batches[0])
+    assert_close(jitted[0], eager[0][0], rtol=1e-4)
+    assert_close(jitted[1], eager[0][1], rtol=1e-4)
+
+    stacked_state, stacked_batch = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, batches)
+    )
+    stacked = jax.jit(jax.vmap(lambda s, b: gans.update(gan, s, b)))(stacked_state, stacked_batch)
+    for i, (state, metrics) in enumerate(eager):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        assert_close(member[0], state, rtol=1e-4)
+        assert_close(member[1], metrics, rtol=1e-4)
+
+
+def test_one_compilation_for_many_steps_and_for_equal_gans(make_config, count_compilations):
+    config, gan, state = small(make_config, "mescheder")
+    batch = make_batch(gan)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(gan, state, batch):
+        return gans.update(gan, state, batch)
+
+    step(gan, state, batch)
+    again = gans.make_gan(make_config("configs/digits.py:mescheder", config_sizes()), SPEC)
+    assert again is not gan
+    assert again == gan
+    assert hash(again) == hash(gan)
+    with count_compilations() as compilations:
+        for i in range(100):
+            state, _ = step(gan if i % 2 else again, state, batch)
+        hparams = jax.tree.map(lambda x: x * 2, state.hparams)
+    # Doubling the hyper-parameters compiles a multiplication; the step with them does not.
+    with count_compilations() as more:
+        step(gan, state.replace(hparams=hparams), batch)
+    assert step._cache_size() == 1
+    assert not more
+    assert len(compilations) <= 1
+
+
+def config_sizes():
+    return {"batch_size": 8, "generator.width": 8, "discriminator.width": 8}
+
+
+@pytest.mark.parametrize("loss", ["minimax", "non_saturating"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(make_config, loss):
+    """Networks and losses that treat examples one by one; R1 and augmentation are such, too."""
+    changes = {
+        "loss": loss,
+        "penalties.r1": 1.0,
+        "augment.crop": 1,
+        "augment.flip": 0.5,
+        "optimizer.generator.learning_rate": 1.0,
+        "optimizer.discriminator.learning_rate": 1.0,
+    }
+    _, whole, state = small(make_config, **changes)
+    batch = make_batch(whole)
+    expected, metrics = gans.update(whole, state, batch)
+    for accumulate in (2, 4, 8):
+        _, gan, _ = small(make_config, **changes, accumulate=accumulate)
+        images = batch["images"].reshape(gans.abstract_batch(gan)["images"].shape)
+        after, micro_metrics = gans.update(gan, state, {"images": images})
+        assert_close(after, expected, rtol=1e-5)
+        assert_close(micro_metrics, metrics, rtol=1e-5)
+
+
+def test_several_discriminator_steps_take_a_fresh_batch_each(make_config):
+    _, gan, state = small(make_config, d_steps=3)
+    batch = make_batch(gan)
+    assert batch["images"].shape == (4, 1, 8, 8, 8, 1)
+    after, _ = gans.update(gan, state, batch)
+    for i in range(4):
+        images = batch["images"].at[i].set(0)
+        changed, _ = gans.update(gan, state, {"images": images})
+        moved = (
+            changed.discriminator.params["Dense_0"]["kernel"]
+            != after.discriminator.params["Dense_0"]["kernel"]
+        ).any()
+        assert moved == (i < 3)  # the last batch is G's, and this loss does not look at it
+
+
+def test_penalties_are_in_lazy_steps_alone_and_that_much_heavier(make_config):
+    changes = {"penalties.r1": 0.5, "optimizer.discriminator.learning_rate": 1.0}
+    _, every, state = small(make_config, **changes)
+    _, lazily, _ = small(make_config, **changes, lazy_every=4)
+    _, without, _ = small(make_config, **(changes | {"penalties.r1": 0.0}))
+    batch = make_batch(every)
+
+    def kernel(gan, lazy):
+        after, metrics = gans.update(gan, state, batch, lazy)
+        assert ("r1" in metrics) == (lazy and bool(gan.penalties))
+        return np.asarray(after.discriminator.params["Dense_0"]["kernel"])
+
+    plain = kernel(without, True)
+    np.testing.assert_array_equal(kernel(lazily, False), plain)
+    np.testing.assert_allclose(
+        kernel(lazily, True) - plain, 4 * (kernel(every, True) - plain), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_batch_statistics_are_apart_for_real_and_fake_and_change_in_ds_updates_alone(make_config):
+    config = make_config("configs/mnist.py:dcgan", config_sizes() | {"latent_dim": 8})
+    gan = gans.make_gan(config, Spec((28, 28, 1), 10))
+    state = gans.init(gan, config, jax.random.key(0))
+    batch = make_batch(gan)
+    after, _ = gans.update(gan, state, batch)
+
+    # Real, then fake, each normalised by its own batch, and nothing else.
+    key, d_key = jax.random.split(jax.random.fold_in(state.key, 0))
+    latents = jax.random.normal(jax.random.split(d_key, 1)[0], (8, 8))
+    generator, discriminator = state.generator, state.discriminator
+    fake, _ = gan.generator.apply(
+        {"params": generator.params, **generator.variables},
+        latents, train=True, mutable=["batch_stats"],
+    )  # fmt: skip
+    variables = discriminator.variables
+    for images in (gans.to_float(batch["images"][0, 0]), fake):
+        _, variables = gan.discriminator.apply(
+            {"params": discriminator.params, **variables},
+            images, train=True, mutable=["batch_stats"],
+        )  # fmt: skip
+    assert_close(after.discriminator.variables, variables, rtol=1e-5)
+    # G's move in its own update, by its own latents.
+    latents = jax.random.normal(jax.random.split(key, 1)[0], (8, 8))
+    _, variables = gan.generator.apply(
+        {"params": generator.params, **generator.variables},
+        latents, train=True, mutable=["batch_stats"],
+    )  # fmt: skip
+    assert_close(after.generator.variables, variables, rtol=1e-5)
+
+
+def test_the_average_forgets_half_in_its_half_life(make_config):
+    _, gan, state = small(make_config, ema_half_life=16.0)  # two steps of 8
+    states = [state]
+    for i in range(3):
+        states.append(gans.update(gan, states[-1], make_batch(gan, i))[0])
+    expected = states[0].generator.params
+    for after in states[1:]:
+        expected = jax.tree.map(
+            lambda old, new: 0.5**0.5 * old + (1 - 0.5**0.5) * new,
+            expected, after.generator.params,
+        )  # fmt: skip
+    assert_close(states[-1].average.params, expected, rtol=1e-5)
+    _, gan, state = small(make_config, ema_half_life=0.0)
+    after, _ = gans.update(gan, state, make_batch(gan))
+    assert_equal(after.average.params, after.generator.params)
+
+
+def test_the_state_can_be_donated(make_config):
+    _, gan, state = small(make_config, "mescheder")
+    batch = make_batch(gan)
+    expected, _ = gans.update(gan, state, batch)
+    copy = jax.tree.map(jnp.copy, state)
+    donated, _ = jax.jit(gans.update, static_argnums=0, donate_argnums=1)(gan, copy, batch)
+    assert copy.generator.params["Dense_0"]["kernel"].is_deleted()
+    assert_close(donated, expected, rtol=1e-4)
+
+
+def test_bfloat16_keeps_parameters_and_losses(make_config):
+    _, gan, state = small(make_config, "dcgan")
+    _, half, half_state = small(make_config, "dcgan", precision="bfloat16")
+    assert_equal(half_state, state)
+    batch = make_batch(gan)
+    after, metrics = gans.update(gan, state, batch)
+    half_after, half_metrics = gans.update(half, half_state, batch)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(half_after.generator.params)}
+    assert dtypes == {jnp.dtype("float32")}
+    assert float(half_metrics["d_loss"]) == pytest.approx(float(metrics["d_loss"]), rel=0.05)
+    assert float(half_metrics["d_loss"]) != float(metrics["d_loss"])  # it is another arithmetic
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_mesh_computes_what_one_device_does_with_the_whole_batch(make_config, recipe):
+    """Nothing but annotations: the batch is split over the devices, the state is on each."""
+    _, gan, state = small(make_config, recipe)
+    batch = make_batch(gan)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(None, None, "data"))
+    step = jax.jit(gans.update, static_argnums=0)
+    after, metrics = step(gan, jax.device_put(state, everywhere), jax.device_put(batch, split))
+    expected, expected_metrics = step(gan, state, batch)
+    assert_close(metrics, expected_metrics, rtol=1e-4)
+    assert_close(after.discriminator.variables, expected.discriminator.variables, rtol=1e-4)
+    assert len(after.key.devices()) == 4
+
+
+def test_points_stay_as_they_are_and_images_are_scaled_and_rounded():
+    points = jnp.array([[0.5, -3.0]])
+    assert gans.to_float(points) is points
+    pixels = jnp.arange(256, dtype=jnp.uint8)
+    floats = gans.to_float(pixels)
+    assert float(floats[0]) == -1
+    assert float(floats[-1]) == 1
+    np.testing.assert_array_equal(gans.to_uint8(floats), pixels)
+    extremes = jnp.array([-7.0, 7.0, 0.9999])
+    np.testing.assert_array_equal(gans.to_uint8(extremes), [0, 255, 255])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"loss": "hinge2"}, "loss='hinge2' does not exist: choose from minimax, non_saturating"),
+        ({"generator.name": "x"}, f"generator.name='x' does not exist: choose from {', '.join(GENERATORS)}"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"accumulate": 3}, "accumulate=3 does not divide batch_size=8"),
+        ({"d_steps": 0}, "d_steps must be at least 1"),
+        ({"optimizer.generator.learning_rate": -1.0}, "learning_rate must be more than 0, not -1.0"),
+        ({"optimizer.generator.learning_rate": float("nan")}, "must be more than 0, not nan"),
+        ({"optimizer.generator.b1": 1.0}, r"optimizer.generator.b1 must be in \[0, 1\), not 1.0"),
+        ({"penalties.r1": -0.1}, r"penalties.r1 must be 0 \(off\) or more, not -0.1"),
+        ({"augment.flip": 1.5}, "augment.flip is at most 1"),
+        ({"generator.width": 0}, "generator.width must be at least 1"),
+        ({"precision": "float8"}, "precision='float8' does not exist: choose from float32, bfloat16"),
+    ],
+)  # fmt: skip
+def test_make_gan_refuses_what_cannot_be(make_config, change, words):
+    with pytest.raises(app.UsageError, match=words):
+        small(make_config, **change)
+
+
+def test_a_gradient_penalty_through_batch_normalisation_is_refused(make_config):
+    config = make_config("configs/mnist.py:dcgan", {"penalties.r1": 1.0})
+    with pytest.raises(app.UsageError, match=r"r1 .* --config.discriminator.norm=none"):
+        gans.make_gan(config, Spec((28, 28, 1), 10))
+    config.discriminator.norm = "none"
+    assert gans.make_gan(config, Spec((28, 28, 1), 10)).penalties == ("r1",)
+
+
+def test_augmentations_are_refused_for_points(make_config):
+    config = make_config("configs/digits.py", {"augment.flip": 0.5})
+    with pytest.raises(app.UsageError, match="augment is for images"):
+        gans.make_gan(config, Spec((2,), 8))
