@@ -350,7 +350,7 @@ def _read_cache(path: Path) -> Dataset | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Dataset(arrays["images"], arrays.get("labels"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 

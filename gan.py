@@ -178,12 +178,16 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
     return unused
 
 
+def batch_shape(gan: Gan) -> tuple[int, int, int]:
+    """How many examples `update` takes: updates, micro-batches, examples of a micro-batch."""
+    return gan.d_steps + 1, gan.accumulate, gan.batch_size // gan.accumulate
+
+
 def abstract_batch(gan: Gan) -> Batch:
     """The shapes and types of the batch that `update` takes."""
     shape = gan.generator.shape  # type: ignore[attr-defined]
     dtype = jnp.uint8 if len(shape) == 3 else jnp.float32
-    shape = (gan.d_steps + 1, gan.accumulate, gan.batch_size // gan.accumulate, *shape)
-    return {"images": jax.ShapeDtypeStruct(shape, dtype)}
+    return {"images": jax.ShapeDtypeStruct((*batch_shape(gan), *shape), dtype)}
 
 
 def metric_names(gan: Gan, config: ConfigDict) -> list[str]:

@@ -87,6 +87,8 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
+        if len(self.shape) != 3:
+            raise ValueError("dcgan makes images, and this data set has points")
         settings = {"kernel_init": nn.initializers.normal(0.02), "dtype": self.dtype}
         times = doublings(self.shape[0])
         basis, channels = self.shape[0] >> times, self.width << (times - 1)

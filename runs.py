@@ -109,10 +109,10 @@ class Log:
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        rows = [row for row in rows if row["step"] <= step]
+        rows = [row for row in read_metrics(workdir) if row["step"] <= step]
         self.seconds_before = rows[-1]["seconds"] if rows else 0.0
         _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._workdir = workdir
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 
@@ -126,10 +126,11 @@ class Log:
             self._events.add_scalar(name, value, step)
         self._events.add_scalar("images_per_second", images / max(seconds, 1e-9), step)
 
-    def picture(self, step: int, path: Path) -> None:
-        """Shows a picture in TensorBoard."""
-        image = np.asarray(Image.open(path).convert("RGB"))
-        self._events.add_image("samples", image, step, dataformats="HWC")
+    def picture(self, step: int, picture: Image.Image) -> None:
+        """Writes samples/step_....png, and shows it in TensorBoard."""
+        picture.save(sample_path(self._workdir, step))
+        pixels = np.asarray(picture.convert("RGB"))
+        self._events.add_image("samples", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         self._file.close()
@@ -138,6 +139,11 @@ class Log:
 
 def sample_path(workdir: Path, step: int) -> Path:
     return workdir / "samples" / f"step_{step:08d}.png"
+
+
+def draw(fake: np.ndarray, real: np.ndarray) -> Image.Image:
+    """A picture of generated images, or of points beside some real ones."""
+    return draw_grid(fake) if fake.ndim == 4 else draw_points(fake, real[:1_000])
 
 
 def draw_grid(images: np.ndarray) -> Image.Image:
@@ -206,6 +212,18 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, up to one that a kill has cut off."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
 
 
 def read_networks(workdir: Path) -> dict[str, Any]:

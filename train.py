@@ -136,32 +136,29 @@ def train_and_evaluate(
     resuming = runs.check(workdir, config)
     if resuming and init_from:
         raise app.UsageError(f"init_from is for a new run, and workdir {workdir} holds one")
-    weights = runs.read_networks(init_from) if init_from else None
+    donor = runs.read_networks(init_from) if init_from else None
     state = gans.init(gan, config, jax.random.key(config.seed))
-    if weights:
-        state = with_networks(state, weights, init_from)
+    if donor:
+        state = with_networks(state, donor)
 
     runs.create(workdir, config)
     checkpoints = runs.Checkpoints(workdir)
-    if resuming and checkpoints.latest_step() is not None:
+    if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
     step = first_step = int(state.step)
     log = runs.Log(workdir, step)
     examples = {k: jax.device_put(v) for k, v in dataset._asdict().items() if v is not None}
-    micro_batches = (config.d_steps + 1, config.accumulate, config.batch_size // config.accumulate)
     indices = data.make_indices(
-        state.key, len(dataset.images), micro_batches, dataset.labels if config.balanced else None
+        state.key,
+        len(dataset.images),
+        gans.batch_shape(gan),
+        dataset.labels if config.balanced else None,
     )
     latents = gans.draw_latents(gan, jax.random.key(config.seed), NUM_SAMPLES)
 
     def report_picture() -> None:
-        path = runs.sample_path(workdir, step)
         fakes = np.asarray(sample(gan, state, latents))
-        if dataset.spec.kind == "image":
-            runs.draw_grid(fakes).save(path)
-        else:
-            runs.draw_points(fakes, dataset.images[:1_000]).save(path)
-        log.picture(step, path)
+        log.picture(step, runs.draw(fakes, dataset.images))
 
     print(
         f"{'Resuming' if step else 'Training'} in {workdir}, step {step:,} of {config.num_steps:,}"
@@ -169,7 +166,7 @@ def train_and_evaluate(
     if step == 0 and config.sample_every:
         report_picture()
     start = time.perf_counter()
-    reached = False
+    reached = ending = False
     with tqdm(
         total=config.num_steps * config.batch_size,
         initial=step * config.batch_size,
@@ -177,7 +174,7 @@ def train_and_evaluate(
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     ) as bar:
-        while step < config.num_steps and not reached and not stop():
+        while step < config.num_steps and not ending:
             lazy = (step + 1) % config.lazy_every == 0
             state, metrics = train_step(gan, state, examples, indices(step), lazy)
             step += 1
@@ -190,9 +187,9 @@ def train_and_evaluate(
                 bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
                 if config.target.metric:
                     reached = row.get(config.target.metric, math.inf) <= config.target.value
-            ending = last or reached or stop()
-            if _due(step, config.sample_every, ending):
+            if _due(step, config.sample_every, last or reached):
                 report_picture()
+            ending = last or reached or stop()
             if _due(step, config.checkpoint_every, ending):
                 checkpoints.save(step, state)
     jax.block_until_ready(state)
@@ -206,10 +203,12 @@ def train_and_evaluate(
     return state
 
 
-def with_networks(
-    state: gans.GanState, weights: dict[str, Any], source: Path | None
-) -> gans.GanState:
-    """A state whose networks and average have the numbers in `weights`.
+def with_networks(state: gans.GanState, donor: dict[str, Any]) -> gans.GanState:
+    """A state whose networks and average have the numbers of another one.
+
+    Args:
+      state: of a new run.
+      donor: another run's state, as `runs.read_networks` has it.
 
     Raises:
       app.UsageError: they are of other networks.
@@ -218,9 +217,9 @@ def with_networks(
     for player in ("generator", "discriminator", "average"):
         ours = getattr(state, player)
         network = {"params": ours.params, "variables": ours.variables}
-        theirs = {name: weights[player][name] for name in network}
+        theirs = {name: donor[player][name] for name in network}
         if jax.tree.map(jnp.shape, network) != jax.tree.map(jnp.shape, theirs):
-            raise app.UsageError(f"init_from {source}: its {player} is another network")
+            raise app.UsageError(f"init_from: the {player} of that run is another network")
         replaced[player] = ours.replace(**jax.tree.map(jnp.asarray, theirs))
     return state.replace(**replaced)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ def command(
     return run
 
 
-class count_compilations(list):  # noqa: N801
+class count_compilations(list):
     """A context whose value grows by one at every program that XLA compiles."""
 
     def __enter__(self) -> count_compilations:
@@ -88,12 +88,12 @@ class count_compilations(list):  # noqa: N801
 
 
 @pytest.fixture
-def tfds_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def tfds_data() -> Path:
     """The folder of prepared real data, where there is one."""
     folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if not (folder / "mnist").is_dir():
         pytest.skip("MNIST is not prepared here: set TFDS_DATA_DIR to a folder that has it")
-    yield folder
+    return folder
 
 
 @pytest.fixture(name="count_compilations")

@@ -1,0 +1,110 @@
+"""A run's folder."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import app
+from PIL import Image
+
+import runs
+
+
+def test_grid_shows_every_image_enlarged():
+    images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    picture = np.asarray(runs.draw_grid(images * 30))
+    assert picture.shape == (3 * 58 + 2, 3 * 58 + 2)  # 8 pixels 7 times, and a gap of 2
+    for i in range(7):
+        top, left = 2 + i // 3 * 58, 2 + i % 3 * 58
+        assert (picture[top : top + 56, left : left + 56] == 30 * i).all()
+    colour = runs.draw_grid(np.zeros((4, 32, 32, 3), np.uint8))
+    assert colour.mode == "RGB"
+    assert colour.size == (2 * 66 + 2, 2 * 66 + 2)
+
+
+def test_points_are_drawn_where_they_are():
+    picture = np.asarray(runs.draw_points(np.array([[1.0, 0.5]]), np.array([[-1.0, 0.0]]))).astype(
+        int
+    )
+    blue, grey = (0, 90, 200), (190, 190, 190)
+    rows, columns = np.nonzero((picture == blue).all(-1))
+    assert abs(columns.mean() - (1 / 3 + 0.5) * 512) < 2
+    assert abs(rows.mean() - (-0.5 / 3 + 0.5) * 512) < 2
+    rows, columns = np.nonzero((picture == grey).all(-1))
+    assert abs(columns.mean() - (-1 / 3 + 0.5) * 512) < 2
+    runs.draw_points(np.array([[np.nan, np.inf]]), np.zeros((1, 2)))
+
+
+def test_log_goes_on_after_its_step_and_drops_later_rows(tmp_path):
+    log = runs.Log(tmp_path, step=0)
+    for step in (10, 20, 30):
+        log.write(step, step * 8, step / 10, {"train/d_loss": 1.5 / step, "train/x": np.nan})
+    log.close()
+    log = runs.Log(tmp_path, step=20)
+    assert log.seconds_before == 2.0
+    log.write(30, 240, 3.5, {"train/d_loss": 0.25, "train/x": 1.0})
+    log.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    assert rows[0] == {
+        "step": 10, "images": 80, "seconds": 1.0, "train/d_loss": 0.15, "train/x": None,
+    }  # fmt: skip
+    assert rows[2]["train/d_loss"] == 0.25
+
+
+def test_a_row_that_was_cut_off_is_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "seconds": 1.0}\n{"step": 20, "sec')
+    log = runs.Log(tmp_path, step=10)
+    log.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10, "seconds": 1.0}\n'
+
+
+def test_checkpoints_keep_the_latest(tmp_path):
+    checkpoints = runs.Checkpoints(tmp_path)
+    assert checkpoints.latest_step() is None
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": jnp.full(3, step)})
+    checkpoints.save(3, {"x": jnp.full(3, 99)})  # there already
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    checkpoints = runs.Checkpoints(tmp_path)
+    np.testing.assert_array_equal(checkpoints.restore({"x": jnp.zeros(3, int)})["x"], [3, 3, 3])
+    checkpoints.close()
+
+
+def test_check_says_what_a_workdir_is(tmp_path, make_config):
+    config = make_config()
+    assert runs.check(tmp_path / "a" / "b", config) is False
+    assert not (tmp_path / "a").exists()
+    runs.create(tmp_path / "a" / "b", config)
+    assert runs.check(tmp_path / "a" / "b", config) is True
+    for changes in (
+        {"num_steps": 7, "log_every": 3},
+        {"target.metric": "train/d_loss", "target.value": 0.5},
+    ):
+        assert runs.check(tmp_path / "a" / "b", make_config(changes=changes)) is True
+    other = make_config(changes={"seed": 5, "optimizer.generator.learning_rate": 0.5})
+    with pytest.raises(
+        app.UsageError, match=r"optimizer.generator.learning_rate \(.* seed \(0 there, 5 now"
+    ):
+        runs.check(tmp_path / "a" / "b", other)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(app.UsageError, match="file is a file"):
+            runs.check(path, config)
+
+
+def test_environment_says_what_a_result_depends_on():
+    environment = runs.environment()
+    json.dumps(environment)
+    assert {"jax", "flax", "optax", "numpy"} <= set(environment["versions"])
+    assert environment["devices"] == ["cpu"] * 4
+    assert environment["git_revision"] is None or len(environment["git_revision"]) >= 40
+
+
+def test_pictures_can_be_opened(tmp_path):
+    path = tmp_path / "x.png"
+    runs.draw_grid(np.zeros((4, 8, 8, 1), np.uint8)).save(path)
+    with Image.open(path) as picture:
+        assert picture.size == (118, 118)

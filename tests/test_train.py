@@ -1,0 +1,413 @@
+"""Training as a user does it: a run, its folder, its end, its resume, and every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import cli
+import data
+import gan as gans
+import runs
+import train
+
+SMALL = ("--config.batch_size=16", "--config.generator.width=8", "--config.discriminator.width=8")
+DIGITS = ("train.py", "--config=configs/digits.py", *SMALL)
+
+
+def rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Every leaf of the state, every row but for `seconds`, every picture."""
+    states = [runs.read_networks(path) for path in (a, b)]
+    leaves = [jax.tree.leaves(jax.tree.map(np.asarray, unkey(state))) for state in states]
+    assert len(leaves[0]) > 20
+    for x, y in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(x, y)
+    first, second = ([{**row, "seconds": 0} for row in rows(path)] for path in (a, b))
+    assert first == second
+    pictures = [{p.name: p.read_bytes() for p in (path / "samples").iterdir()} for path in (a, b)]
+    assert pictures[0] == pictures[1]
+
+
+def unkey(state: dict) -> dict:
+    key = state["key"]
+    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    return {**state, "key": key}
+
+
+def test_a_run_and_its_folder(command, tmp_path):
+    workdir = tmp_path / "run"
+    outcome = command(
+        *DIGITS, f"--workdir={workdir}", "--config.num_steps=25", "--config.log_every=10",
+        "--config.sample_every=20", "--config.checkpoint_every=10",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "Step 25: 400 images" in outcome.out
+    for place in ("samples", "metrics.jsonl", "checkpoints"):
+        assert str(workdir / place) in outcome.out
+    assert "img/s" not in outcome.err  # no terminal, no bar
+
+    log = rows(workdir)
+    assert [row["step"] for row in log] == [10, 20, 25]
+    assert [row["images"] for row in log] == [160, 320, 400]
+    metrics = {"d_loss", "g_loss", "d_accuracy", "d_grad_norm", "g_grad_norm", "r1"}
+    assert set(log[0]) == {"step", "images", "seconds", *(f"train/{name}" for name in metrics)}
+    assert all(np.isfinite(value) for row in log for value in row.values())
+
+    pictures = sorted(path.name for path in (workdir / "samples").iterdir())
+    assert pictures == [f"step_{step:08d}.png" for step in (0, 20, 25)]
+    assert picture_size(workdir / "samples" / pictures[-1]) == (582, 582)  # 10 x 10, enlarged
+
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["num_steps"] == 25
+    assert config["recipe"] == "mescheder"
+    assert json.loads((workdir / "env.json").read_text())["versions"]["jax"] == jax.__version__
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert steps == [20, 25]
+    assert tensorboard_scalars(workdir)["train/d_loss"] == [
+        (row["step"], pytest.approx(row["train/d_loss"])) for row in log
+    ]
+
+
+def tensorboard_scalars(workdir: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir)).Reload()
+    assert [image.step for image in events.Images("samples")] == [0, 20, 25]
+    names = events.Tags()["scalars"]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+
+@pytest.mark.parametrize("recipe", ["goodfellow", "mescheder", "dcgan"])
+def test_a_resume_in_the_middle_of_an_epoch_gives_the_same_bits(make_config, tmp_path, recipe):
+    """1,797 digits, two batches of 16 a step: step 57 begins the second epoch within itself."""
+    changes = {"batch_size": 16, "num_steps": 75, "log_every": 5, "sample_every": 30}
+    changes |= {"checkpoint_every": 20, "augment.crop": 1, "ema_half_life": 100.0}
+    config = make_config(f"configs/digits.py:{recipe}", changes)
+    train.train_and_evaluate(config, tmp_path / "whole")
+    assert 56 * 32 < 1_797 < 57 * 32
+
+    steps = iter(range(1, 1_000))
+    stopped = train.train_and_evaluate(config, tmp_path / "cut", stop=lambda: next(steps) == 57)
+    assert int(stopped.step) == 57
+    train.train_and_evaluate(config, tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_resume_goes_further_with_more_steps(make_config, tmp_path):
+    config = make_config(changes={"batch_size": 16, "num_steps": 4, "log_every": 2})
+    train.train_and_evaluate(config, tmp_path)
+    config.num_steps = 6
+    state = train.train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 6
+    assert [row["step"] for row in rows(tmp_path)] == [2, 4, 6]
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 6
+
+
+def test_killed_and_started_again(tmp_path):
+    """SIGKILL between two checkpoints: the same command ends with the same bits."""
+    arguments = [
+        sys.executable, "train.py", "--config=configs/digits.py", "--config.batch_size=16",
+        "--config.num_steps=4000", "--config.checkpoint_every=500", "--config.log_every=250",
+    ]  # fmt: skip
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [*arguments, f"--workdir={tmp_path / 'whole'}"], cwd=ROOT, env=environment, check=True
+    )
+    command = [*arguments, f"--workdir={tmp_path / 'killed'}"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    wait_for(lambda: (tmp_path / "killed" / "checkpoints" / "1000").is_dir(), process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops(tmp_path, number, code):
+    command = [
+        sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={tmp_path}",
+        "--config.num_steps=1000000", "--config.log_every=50", "--config.batch_size=16",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE
+    )
+    log = tmp_path / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 2, process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert f"Step {step:,}: " in out.decode()
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    for _ in range(1_200):
+        if condition():
+            return
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError("it took two minutes")
+
+
+def test_a_target_ends_training(command, tmp_path):
+    outcome = command(
+        *DIGITS, f"--workdir={tmp_path}", "--config.num_steps=500", "--config.log_every=10",
+        "--config.target.metric=train/d_loss", "--config.target.value=1.2",
+    )  # fmt: skip
+    assert outcome.code == 0
+    losses = [row["train/d_loss"] for row in rows(tmp_path)]
+    assert losses[-1] <= 1.2 < min(losses[:-1], default=9)
+    assert "Reached train/d_loss <= 1.2" in outcome.out
+    step = rows(tmp_path)[-1]["step"]
+    assert step < 500
+    assert runs.sample_path(tmp_path, step).exists()
+
+
+def test_never_is_never(command, tmp_path):
+    outcome = command(
+        *DIGITS, f"--workdir={tmp_path}", "--config.num_steps=3", "--config.log_every=0",
+        "--config.sample_every=0", "--config.checkpoint_every=0",
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert not list((tmp_path / "samples").iterdir())
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert rows(tmp_path) == []
+
+
+def test_init_from_takes_the_weights_and_nothing_else(make_config, command, tmp_path):
+    config = make_config(changes={"batch_size": 16, "num_steps": 5, "ema_half_life": 50.0})
+    donor = train.train_and_evaluate(config, tmp_path / "donor")
+    config.num_steps, config.seed, config.optimizer.generator.learning_rate = 0, 7, 5e-3
+    state = train.train_and_evaluate(config, tmp_path / "heir", init_from=tmp_path / "donor")
+    for player in ("generator", "discriminator", "average"):
+        ours, theirs = getattr(state, player), getattr(donor, player)
+        jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    moments = jax.tree.leaves(state.generator.opt_state)
+    assert not any(np.any(leaf) for leaf in moments)
+    assert int(state.step) == 0
+    assert float(state.hparams["generator"]["learning_rate"]) == pytest.approx(5e-3)
+
+    base = ("train.py", "--config=configs/digits.py", f"--init_from={tmp_path / 'donor'}")
+    outcome = command(*base, f"--workdir={tmp_path / 'x'}", "--config.generator.width=9")
+    assert (outcome.code, "the generator of that run is another network" in outcome.err) == (
+        2,
+        True,
+    )
+    assert not (tmp_path / "x").exists()
+    outcome = command(*base, f"--workdir={tmp_path / 'heir'}", "--config.batch_size=16",
+                      "--config.seed=7", "--config.optimizer.generator.learning_rate=5e-3",
+                      "--config.ema_half_life=50")  # fmt: skip
+    assert (outcome.code, "init_from is for a new run" in outcome.err) == (2, True)
+
+
+def test_describe_trains_nothing(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = f"--config={ROOT / 'configs/digits.py'}:goodfellow"
+    outcome = command("train.py", config, "--describe")
+    assert outcome.code == 0
+    assert not list(tmp_path.iterdir())
+    generator = (100 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 64
+    discriminator = (64 + 1) * 128 + (128 + 1) * 128 + (128 + 1)
+    assert f"Generator: {generator:,} parameters" in outcome.out
+    assert f"Discriminator: {discriminator:,} parameters" in outcome.out
+    assert "Loss: minimax" in outcome.out
+    assert "GFLOP" in outcome.out
+
+
+def test_the_default_workdir_says_what_it_is(make_config):
+    config = make_config("configs/digits.py:goodfellow")
+    assert train.default_workdir(config, "digits").startswith("runs/digits-goodfellow-20")
+
+
+def test_one_compilation_of_the_step_in_a_run(make_config, tmp_path):
+    before = train.train_step._cache_size()
+    for num_steps in (30, 40):
+        config = make_config(changes={"batch_size": 16, "num_steps": num_steps, "log_every": 10})
+        config.generator.width = 9  # a program of its own
+        train.train_and_evaluate(config, tmp_path)
+    assert train.train_step._cache_size() - before <= 2  # the second: what a checkpoint restored
+
+
+MISTAKES = {
+    "no config": ((), "--config=FILE is missing"),
+    "no file": (("--config=configs/nope.py",), "configs/nope.py does not exist"),
+    "no recipe": (
+        ("--config=configs/digits.py:goodfelow",),
+        "recipe 'goodfelow' does not exist: choose from goodfellow, mescheder, dcgan",
+    ),
+    "mistyped field": (("--config.optimizer.generator.learning_rat=1",), "did you mean optimizer.generator.learning_rate?"),
+    "unknown field": (("--config.zzz=1",), "there are accumulate, augment.crop"),
+    "a group": (("--config.target=1",), "set one of target.metric, target.value"),
+    "wrong type": (("--config.batch_size=1.5",), "--config.batch_size takes int, not '1.5'"),
+    "wrong type in a placeholder": (("--config.generator.width=wide",), "takes int, not 'wide'"),
+    "no bool": (("--config.balanced=maybe",), "--config.balanced takes bool, not 'maybe'"),
+    "unknown flag": (("--work=3",), "Unknown command line flag 'work'"),
+    "not a flag": (("workdir",), "unexpected argument 'workdir'"),
+    "batch 0": (("--config.batch_size=0",), "batch_size must be at least 1, not 0"),
+    "batch too large": (("--config.batch_size=2000",), "batch_size=2000 is larger than digits: 1797"),
+    "negative rate": (("--config.optimizer.discriminator.learning_rate=-1",), "must be more than 0, not -1.0"),
+    "negative steps": (("--config.num_steps=-1",), "num_steps must be 0 or more, not -1"),
+    "negative seed": (("--config.seed=-1",), "seed must be 0 or more, not -1"),
+    "unknown loss": (("--config.loss=x",), "loss='x' does not exist: choose from minimax, non_saturating"),
+    "unknown model": (("--config.generator.name=x",), "generator.name='x' does not exist: choose from mlp, dcgan"),
+    "unknown norm": (("--config.discriminator.name=dcgan", "--config.discriminator.norm=x"), "batch or none"),
+    "unknown optimiser": (("--config.optimizer.generator.name=x",), "choose from sgd, adam"),
+    "unknown data set": (("--config.dataset=mnits",), "did you mean mnist?"),
+    "no folder": (("--config.dataset=folder:/nowhere",), "there is no such folder"),
+    "resolution 18 for dcgan": (
+        ("--config.resolution=18", "--config.generator.name=dcgan"), "cannot make 18x18 images"),
+    "resolution -1": (("--config.resolution=-1",), "resolution must be at least 1, not -1"),
+    "dcgan on points": (("--config.dataset=ring", "--config.generator.name=dcgan"), "points"),
+    "target never logged": (("--config.target.metric=eval/fid",), "'eval/fid' is never logged: choose from train/d_acc"),
+    "value without target": (("--config.target.value=1",), "does nothing here: target.metric is not set"),
+    "b1 of sgd": (
+        ("--config=configs/digits.py:goodfellow", "--config.optimizer.generator.b1=0.5"),
+        "optimizer.generator.b1 does nothing here: sgd has no such number",
+    ),
+    "norm of an mlp": (("--config.discriminator.norm=none",), "does nothing here: mlp has depth, width"),
+    "lazy without penalty": (
+        ("--config=configs/digits.py:goodfellow", "--config.lazy_every=4"), "no penalty is on"),
+    "recipe as a field": (("--config.recipe=dcgan",), "choose one with --config=FILE:RECIPE"),
+    "init_from nothing": (("--init_from=/nowhere",), "/nowhere holds no run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(command, tmp_path, mistake):
+    arguments, words = MISTAKES[mistake]
+    if (
+        not any(argument.startswith("--config=") for argument in arguments)
+        and mistake != "no config"
+    ):
+        arguments = ("--config=configs/digits.py", *arguments)
+    workdir = tmp_path / "run"
+    outcome = command("train.py", *arguments, f"--workdir={workdir}")
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert words in outcome.err
+    assert outcome.out == ""
+    assert outcome.compilations == 0
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x = 1", "does not define get_config"),
+        ("def get_config(: pass", "SyntaxError"),
+        (
+            "import nothing_of_this_name",
+            "ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
+        ("def get_config():\n    return {}['rate']", "KeyError: 'rate' (config.py, line 2)"),
+        ("def get_config():\n    return 3", "returns no ConfigDict"),
+    ],
+)
+def test_a_config_file_that_is_none(command, tmp_path, source, words):
+    (tmp_path / "config.py").write_text(source)
+    outcome = command("train.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path}/run")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+
+
+def test_a_workdir_of_another_run_is_left_untouched(command, tmp_path):
+    arguments = (*DIGITS, f"--workdir={tmp_path}", "--config.num_steps=2")
+    assert command(*arguments).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = command(*arguments, "--config.seed=3", "--config.d_steps=2")
+    assert outcome.code == 2
+    assert "d_steps (1 there, 2 now), seed (0 there, 3 now)" in outcome.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_workdir_that_is_a_file(command, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    outcome = command(*DIGITS, f"--workdir={tmp_path / 'run'}")
+    assert (outcome.code, "is a file" in outcome.err) == (2, True)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_workdir_that_is_not_writable(command, tmp_path):
+    tmp_path.chmod(0o500)
+    outcome = command(*DIGITS, f"--workdir={tmp_path / 'run'}")
+    assert (outcome.code, "is not writable" in outcome.err) == (2, True)
+
+
+@pytest.mark.parametrize("dataset", ["ring", "grid"])
+def test_toys_train_and_are_drawn(make_config, tmp_path, dataset):
+    changes = {"dataset": dataset, "batch_size": 64, "num_steps": 20, "generator.width": 16}
+    state = train.train_and_evaluate(make_config(changes=changes), tmp_path)
+    assert int(state.step) == 20
+    assert picture_size(runs.sample_path(tmp_path, 20)) == (512, 512)
+
+
+def test_balanced_sampling_in_a_run(make_config, tmp_path):
+    changes = {"balanced": True, "batch_size": 16, "num_steps": 3}
+    assert int(train.train_and_evaluate(make_config(changes=changes), tmp_path).step) == 3
+
+
+def test_digits_are_learnt(make_config, tmp_path):
+    """The generator's mean and spread, pixel by pixel, come near the data's."""
+    config = make_config(changes={"num_steps": 1_500, "log_every": 500, "checkpoint_every": 0})
+    dataset, gan = train.prepare(config)
+    real = dataset.images.reshape(len(dataset.images), -1) / 255
+
+    def distance(state: gans.GanState) -> float:
+        latents = gans.draw_latents(gan, jax.random.key(5), 1_000)
+        fake = np.asarray(train.sample(gan, state, latents)).reshape(1_000, -1) / 255
+        return float(
+            np.abs(fake.mean(0) - real.mean(0)).mean() + np.abs(fake.std(0) - real.std(0)).mean()
+        )
+
+    before = distance(gans.init(gan, config, jax.random.key(0)))
+    after = distance(train.train_and_evaluate(config, tmp_path))
+    assert before > 0.3
+    assert after < 0.1
+
+
+def test_real_mnist_trains(command, tmp_path, tfds_data):
+    outcome = command(
+        "train.py", "--config=configs/mnist.py:goodfellow", "--config.num_steps=300",
+        f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert rows(tmp_path)[-1]["images"] == 300 * 128
+    assert np.isfinite(rows(tmp_path)[-1]["train/g_loss"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")))
+def test_every_config_page_makes_a_gan(path):
+    if path.name in ("default.py", "recipes.py"):
+        return
+    from configs import recipes
+
+    for recipe in recipes.RECIPES:
+        config = cli.load_config(f"{path}:{recipe}")
+        shape = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "ring": (2,), "grid": (2,)}
+        spec = data.Spec(shape.get(config.dataset, (28, 28, 1)), 10)
+        if recipe != "dcgan" or spec.kind == "image":
+            gans.make_gan(config, spec)
