@@ -1,61 +1,101 @@
-"""The blocks that networks are built of: convolutions written so that XLA runs them fast."""
+"""The blocks that networks are built of.
+
+A convolution, its gradient for the input and its gradient for the kernel are three bilinear maps,
+and the gradients of each are the other two. XLA does not know that: on a CPU its own derivatives of
+a transposed convolution, or of a convolution's gradient as penalties need it, are many times slower
+than the maps themselves. So each map is written once here, in the form that is fast, and
+differentiates into the others, as often as one likes (in reverse mode).
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+STRIDE = 2
 
-def transposed_conv(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 4x4 transposed convolution of stride 2, as one matrix product and an overlap-add.
 
-    Every input pixel spreads a 4x4 patch over the outputs; the patches, two pixels apart, are
-    added up. XLA's own lowering dilates the input instead, and the gradient for its kernel is
-    many times slower than the forward pass on a CPU; here every derivative is a matrix product.
+def _native(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (STRIDE, STRIDE), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
-    Args:
-      inputs: [B, H, W, C].
-      kernel: [4, 4, C, D].
-    Returns:
-      [B, 2H, 2W, D], equal to `lax.conv_transpose(inputs, kernel, (2, 2), 'SAME')`.
+
+@jax.custom_vjp
+def conv(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of stride 2, 'SAME' padding: [B, 2H, 2W, C], [k, k, C, D] to [B, H, W, D]."""
+    return _native(inputs, kernel)
+
+
+@jax.custom_vjp
+def transposed_conv(outputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient of `conv` for its inputs: [B, H, W, D], [k, k, C, D] to [B, 2H, 2W, C].
+
+    As a layer of its own it is the transposed ('fractionally strided') convolution.
     """
-    patches = jnp.einsum("bhwc,ijcd->ijbhwd", inputs, kernel)  # [4, 4, B, H, W, D]
-    rows = _overlap_add(patches, axis=2)  # [4, B, 2H, W, D]
-    return _overlap_add(rows, axis=2)  # [B, 2H, 2W, D]
+    batch, height, width, _ = outputs.shape
+    shape = (batch, STRIDE * height, STRIDE * width, kernel.shape[2])
+    inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
+    return jax.linear_transpose(lambda x: _native(x, kernel), inputs)(outputs)[0]
 
 
-def _overlap_add(patches: jax.Array, axis: int) -> jax.Array:
-    """Adds up patches of 4, two apart, along `axis` of a tap: [4, ..., n, ...] to [..., 2n, ...].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
+    """The gradient of `conv` for its kernel: [B, 2H, 2W, C], [B, H, W, D] to [size, size, C, D]."""
+    shape = (size, size, inputs.shape[3], outputs.shape[3])
+    kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
+    return jax.linear_transpose(lambda k: _native(inputs, k), kernel)(outputs)[0]
 
-    Taps 1 and 2 of patch i fall on outputs 2i + 1 and 2i, tap 0 on 2i + 2, tap 3 on 2i - 1: the
-    order that `lax.conv_transpose` has. What falls outside is dropped ('SAME' padding).
+
+def _remember(bilinear: Callable) -> Callable:
+    return lambda a, b, *static: (bilinear(a, b, *static), (a, b))
+
+
+conv.defvjp(
+    _remember(conv),
+    lambda saved, outputs: (
+        transposed_conv(outputs, saved[1]),
+        kernel_gradient(saved[0], outputs, len(saved[1])),
+    ),
+)
+transposed_conv.defvjp(
+    _remember(transposed_conv),
+    lambda saved, inputs: (
+        conv(inputs, saved[1]),
+        kernel_gradient(inputs, saved[0], len(saved[1])),
+    ),
+)
+kernel_gradient.defvjp(
+    _remember(kernel_gradient),
+    lambda size, saved, kernel: (transposed_conv(saved[1], kernel), conv(saved[0], kernel)),
+)
+
+
+class Conv(nn.Module):
+    """A 4x4 `conv`, or `transposed_conv`, with its parameters.
+
+    [B, 2H, 2W, C] becomes [B, H, W, features], or transposed [B, H, W, C] [B, 2H, 2W, features].
     """
-    size = patches.shape[axis + 1]
-    after = jax.lax.slice_in_dim(patches[0], 0, size - 1, axis=axis)
-    before = jax.lax.slice_in_dim(patches[3], 1, size, axis=axis)
-    zero = jnp.zeros_like(jax.lax.slice_in_dim(patches[0], 0, 1, axis=axis))
-    even = patches[2] + jnp.concatenate([zero, after], axis)
-    odd = patches[1] + jnp.concatenate([before, zero], axis)
-    shape = even.shape
-    return jnp.stack([even, odd], axis + 1).reshape(*shape[:axis], 2 * size, *shape[axis + 1 :])
-
-
-class TransposedConv(nn.Module):
-    """`transposed_conv` with its parameters: [B, H, W, C] to [B, 2H, 2W, features]."""
 
     features: int
+    transposed: bool = False
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (4, 4, inputs.shape[-1], self.features))
-        outputs = transposed_conv(inputs.astype(self.dtype), kernel.astype(self.dtype))
-        if not self.use_bias:
-            return outputs
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return outputs + bias.astype(self.dtype)
+        channels = inputs.shape[-1]
+        shape = (self.features, channels) if self.transposed else (channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, (4, 4, *shape))
+        convolve = transposed_conv if self.transposed else conv
+        outputs = convolve(inputs.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            outputs += bias.astype(self.dtype)
+        return outputs

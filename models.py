@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from layers import TransposedConv
+from layers import Conv
 
 SLOPE = 0.2  # of every leaky ReLU, as in Radford et al. 2016
 
@@ -101,8 +101,8 @@ class DCGANGenerator(nn.Module):
         hidden = activate(hidden.reshape(-1, basis, basis, channels))
         for _ in range(times - 1):
             channels //= 2
-            hidden = activate(TransposedConv(channels, use_bias=False, **settings)(hidden))
-        outputs = TransposedConv(self.shape[2], **settings)(hidden)
+            hidden = activate(Conv(channels, transposed=True, use_bias=False, **settings)(hidden))
+        outputs = Conv(self.shape[2], transposed=True, **settings)(hidden)
         return jnp.tanh(outputs.astype(jnp.float32))
 
 
@@ -126,8 +126,7 @@ class DCGANDiscriminator(nn.Module):
         hidden = images
         for i in range(doublings(images.shape[1])):
             use_norm = self.norm == "batch" and i > 0
-            conv = nn.Conv(self.width << i, (4, 4), (2, 2), use_bias=not use_norm, **settings)
-            hidden = conv(hidden)
+            hidden = Conv(self.width << i, use_bias=not use_norm, **settings)(hidden)
             if use_norm:
                 norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)
                 hidden = norm(hidden)
