@@ -69,35 +69,17 @@ def load(config: ConfigDict) -> Dataset:
     """The training examples of `config.dataset`, at `config.resolution` if that is set.
 
     Raises:
-      app.UsageError: the data set does not exist, is not there, is damaged, or does not fit the
-        config, in one line.
+      app.UsageError: the data set does not exist, is not there, is damaged, or cannot be made of
+        that resolution, in one line.
     """
     name = config.dataset
     if name in TOYS:
-        dataset = TOYS[name]()
-    elif name == "digits":
-        dataset = digits(config.resolution)
-    elif name.startswith("folder:"):
-        dataset = folder(Path(name.removeprefix("folder:")), config.resolution)
-    else:
-        dataset = tfds_images(name, config.data_dir, config.resolution)
-    if config.balanced and dataset.labels is None:
-        raise app.UsageError(f"balanced=True needs labels, and {name} has none")
-    if config.batch_size > len(dataset.images):
-        raise app.UsageError(
-            f"batch_size={config.batch_size} is larger than {name}: {len(dataset.images)} examples"
-        )
-    return dataset
-
-
-def unused_fields(config: ConfigDict) -> dict[str, str]:
-    """Config fields that do nothing for the data set chosen, and why."""
-    unused = {}
-    if config.dataset in TOYS or config.dataset == "digits" or config.dataset.startswith("folder:"):
-        unused["data_dir"] = f"{config.dataset} is not read from there"
-    if config.dataset in TOYS:
-        unused["resolution"] = f"{config.dataset} has points"
-    return unused
+        return TOYS[name]()
+    if name == "digits":
+        return digits(config.resolution)
+    if name.startswith("folder:"):
+        return folder(Path(name.removeprefix("folder:")), config.resolution)
+    return tfds_images(name, config.data_dir, config.resolution)
 
 
 def make_indices(

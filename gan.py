@@ -20,13 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app
 from flax import struct
 from ml_collections import ConfigDict
 
 from augment import AUGMENTATIONS
 from losses import LOSSES
-from models import DISCRIMINATORS, GENERATORS
+from models import DISCRIMINATORS, GENERATORS, network_fields
 from penalties import PENALTIES
 
 OPTIMIZERS = {f.__name__: f for f in (optax.sgd, optax.adam)}
@@ -109,73 +108,32 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
     """The static part of a GAN.
 
     Args:
-      config: see configs/default.py.
+      config: see configs/default.py; checks.py says in words what is wrong with one.
       spec: data.py's `Spec`: the shape of an example among others.
-    Raises:
-      app.UsageError: a name that does not exist, a number that is impossible, or networks that do
-        not fit the data, in one line.
     """
-    for field in ("batch_size", "latent_dim", "d_steps", "accumulate", "lazy_every"):
-        _require(config[field] >= 1, f"{field} must be at least 1, not {config[field]}")
-    _require(
-        config.batch_size % config.accumulate == 0,
-        f"accumulate={config.accumulate} does not divide batch_size={config.batch_size}",
-    )
-    _require(
-        config.ema_half_life >= 0,
-        f"ema_half_life must be 0 (off) or more images, not {config.ema_half_life}",
-    )
-    for kind, choices in (("penalties", PENALTIES), ("augment", AUGMENTATIONS)):
-        for name, strength in config[kind].items():
-            _choose(choices, name, kind)
-            _require(strength >= 0, f"{kind}.{name} must be 0 (off) or more, not {strength}")
-    _require(config.augment.flip <= 1, f"augment.flip is at most 1, not {config.augment.flip}")
-    augmentations = tuple((name, s) for name, s in sorted(config.augment.items()) if s)
-    _require(
-        len(spec.shape) == 3 or not augmentations,
-        f"augment is for images: {config.dataset} has points",
-    )
-    gan = Gan(
-        generator=_build(GENERATORS, config, "generator", shape=spec.shape),
-        discriminator=_build(DISCRIMINATORS, config, "discriminator"),
-        generator_optimizer=_optimizer_name(config, "generator"),
-        discriminator_optimizer=_optimizer_name(config, "discriminator"),
-        loss=_choose(LOSSES, config.loss, "loss"),
+    precision = PRECISIONS[config.precision]
+
+    def build(module: type[nn.Module], settings: ConfigDict, **fixed: Any) -> nn.Module:
+        own = {name: settings[name] for name in network_fields(module) if name in settings}
+        chosen = {name: value for name, value in own.items() if value is not None}
+        return module(**chosen, **fixed, dtype=precision)
+
+    return Gan(
+        generator=build(GENERATORS[config.generator.name], config.generator, shape=spec.shape),
+        discriminator=build(DISCRIMINATORS[config.discriminator.name], config.discriminator),
+        generator_optimizer=config.optimizer.generator.name,
+        discriminator_optimizer=config.optimizer.discriminator.name,
+        loss=config.loss,
         penalties=tuple(name for name, weight in sorted(config.penalties.items()) if weight),
-        augmentations=augmentations,
+        augmentations=tuple(
+            (name, value) for name, value in sorted(config.augment.items()) if value
+        ),
         latent_dim=config.latent_dim,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         d_steps=config.d_steps,
         lazy_every=config.lazy_every,
     )
-    try:
-        networks = jax.eval_shape(lambda: _init_networks(gan, jax.random.key(0), spec.shape))
-    except ValueError as error:
-        raise app.UsageError(str(error).splitlines()[0]) from error
-    _require(
-        not gan.penalties or "batch_stats" not in networks[1].variables,
-        f"the penalty {' and '.join(gan.penalties)} is of one image's logit, and batch "
-        "normalisation mixes images: --config.discriminator.norm=none",
-    )
-    return gan
-
-
-def unused_fields(config: ConfigDict) -> dict[str, str]:
-    """Config fields that do nothing for the networks, optimisers and penalties chosen, and why."""
-    unused = {}
-    for player, choices in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
-        name = config[player].name
-        for field in set(config[player]) - {"name"} - _module_fields(choices[name]):
-            own = ", ".join(sorted(_module_fields(choices[name])))
-            unused[f"{player}.{field}"] = f"{name} has {own}"
-        optimizer = config.optimizer[player]
-        arguments = inspect.signature(OPTIMIZERS[optimizer.name]).parameters
-        for field in set(optimizer) - {"name"} - set(arguments):
-            unused[f"optimizer.{player}.{field}"] = f"{optimizer.name} has no such number"
-    if not any(config.penalties.values()):
-        unused["lazy_every"] = "no penalty is on"
-    return unused
 
 
 def batch_shape(gan: Gan) -> tuple[int, int, int]:
@@ -197,6 +155,11 @@ def metric_names(gan: Gan, config: ConfigDict) -> list[str]:
     return sorted(metrics)
 
 
+def optimizer_fields(name: str) -> set[str]:
+    """The arguments of an optimiser."""
+    return set(inspect.signature(OPTIMIZERS[name]).parameters)
+
+
 def init(gan: Gan, config: ConfigDict, key: jax.Array) -> GanState:
     """The state before the first step.
 
@@ -210,14 +173,24 @@ def init(gan: Gan, config: ConfigDict, key: jax.Array) -> GanState:
     return state.replace(average=jax.tree.map(jnp.copy, state.average))
 
 
+def init_networks(gan: Gan, key: jax.Array) -> tuple[Network, Network]:
+    """The first numbers of the generator and the discriminator."""
+    g_key, d_key = jax.random.split(key)
+    latents = jnp.zeros((2, gan.latent_dim))
+    fake, g_variables = gan.generator.init_with_output(g_key, latents, train=True)
+    d_variables = gan.discriminator.init(d_key, fake, train=True)
+    g_params, d_params = g_variables.pop("params"), d_variables.pop("params")
+    return Network(g_params, g_variables), Network(d_params, d_variables)
+
+
 def hyper_parameters(gan: Gan, config: ConfigDict) -> dict[str, Any]:
     """The numbers of a config that a sweep may vary, as float32 scalars: `GanState.hparams`."""
     numbers: dict[str, Any] = {"ema_half_life": config.ema_half_life}
     numbers["penalties"] = {name: config.penalties[name] for name in gan.penalties}
     for player in ("generator", "discriminator"):
         optimizer = config.optimizer[player]
-        arguments = inspect.signature(OPTIMIZERS[optimizer.name]).parameters
-        numbers[player] = {name: optimizer[name] for name in sorted(arguments) if name in optimizer}
+        names = optimizer_fields(optimizer.name)
+        numbers[player] = {name: optimizer[name] for name in sorted(names) if name in optimizer}
     return jax.tree.map(jnp.float32, numbers)
 
 
@@ -232,7 +205,7 @@ def update(
       batch: `images` uint8 [d_steps + 1, accumulate, batch_size // accumulate, H, W, C] (points:
         float32 [..., 2]), one fresh batch an update; the last is the generator's, which
         relativistic losses look at.
-      lazy: static; whether this step carries the penalties (step % lazy_every == 0).
+      lazy: static; whether this step carries the penalties: one in `lazy_every` does.
     Returns:
       The next state, and float32 scalars by name: `d_loss`, `g_loss`, `d_accuracy` (share of real
       and fake images that D tells right), `d_grad_norm`, `g_grad_norm`, each penalty.
@@ -347,22 +320,10 @@ def to_uint8(images: jax.Array) -> jax.Array:
     return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
-def _init_networks(gan: Gan, key: jax.Array, shape: tuple[int, ...]) -> tuple[Network, Network]:
-    """Both networks' first numbers; that they fit each other and `shape` is checked on the way."""
-    g_key, d_key = jax.random.split(key)
-    latents = jnp.zeros((2, gan.latent_dim))
-    fake, g_variables = gan.generator.init_with_output(g_key, latents, train=True)
-    if fake.shape[1:] != tuple(shape):
-        raise ValueError(f"the generator makes {fake.shape[1:]}, the data set has {shape}")
-    d_variables = gan.discriminator.init(d_key, fake, train=True)
-    g_params, d_params = g_variables.pop("params"), d_variables.pop("params")
-    return Network(g_params, g_variables), Network(d_params, d_variables)
-
-
 @jax.jit(static_argnums=0)
 def _init_state(gan: Gan, hparams: dict[str, Any], key: jax.Array) -> GanState:
     init_key, key = jax.random.split(key)
-    generator, discriminator = _init_networks(gan, init_key, gan.generator.shape)  # type: ignore
+    generator, discriminator = init_networks(gan, init_key)
     players = {}
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         optimizer = OPTIMIZERS[getattr(gan, f"{name}_optimizer")](**hparams[name])
@@ -431,46 +392,3 @@ def _move_average(gan: Gan, state: GanState, generator: Player) -> Network:
         state.average,
         Network(generator.params, generator.variables),
     )
-
-
-def _build(choices: dict[str, type], config: ConfigDict, player: str, **fixed: Any) -> nn.Module:
-    settings = config[player]
-    module = choices[_choose(choices, settings.name, f"{player}.name")]
-    precision = PRECISIONS[_choose(PRECISIONS, config.precision, "precision")]
-    own = {f: settings[f] for f in _module_fields(module) if settings.get(f) is not None}
-    for field, value in own.items():
-        _require(
-            not isinstance(value, int) or value >= 1,
-            f"{player}.{field} must be at least 1, not {value}",
-        )
-    return module(**own, **fixed, dtype=precision)
-
-
-def _module_fields(module: type) -> set[str]:
-    """The fields of a network that a config may set."""
-    fixed = {"shape", "dtype", "parent", "name"}
-    return {field.name for field in dataclasses.fields(module)} - fixed
-
-
-def _optimizer_name(config: ConfigDict, player: str) -> str:
-    optimizer = config.optimizer[player]
-    field = f"optimizer.{player}"
-    _require(
-        0 < optimizer.learning_rate < float("inf"),
-        f"{field}.learning_rate must be more than 0, not {optimizer.learning_rate}",
-    )
-    for beta in ("b1", "b2"):
-        _require(
-            0 <= optimizer[beta] < 1, f"{field}.{beta} must be in [0, 1), not {optimizer[beta]}"
-        )
-    return _choose(OPTIMIZERS, optimizer.name, f"{field}.name")
-
-
-def _choose(choices: dict[str, Any], name: str, field: str) -> str:
-    _require(name in choices, f"{field}={name!r} does not exist: choose from {', '.join(choices)}")
-    return name
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise app.UsageError(message)

@@ -9,6 +9,7 @@ fields other than `shape` and `dtype` are what `--config.generator.FIELD` may se
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -135,5 +136,11 @@ class DCGANDiscriminator(nn.Module):
         return logits[:, 0].astype(jnp.float32)
 
 
-GENERATORS = {"mlp": MLPGenerator, "dcgan": DCGANGenerator}
-DISCRIMINATORS = {"mlp": MLPDiscriminator, "dcgan": DCGANDiscriminator}
+def network_fields(network: type[nn.Module]) -> set[str]:
+    """The fields of a network that a config may set."""
+    fixed = {"shape", "dtype", "parent", "name"}
+    return {field.name for field in dataclasses.fields(network)} - fixed
+
+
+GENERATORS: dict[str, type[nn.Module]] = {"mlp": MLPGenerator, "dcgan": DCGANGenerator}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {"mlp": MLPDiscriminator, "dcgan": DCGANDiscriminator}

@@ -22,6 +22,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+import checks
 import cli
 import data
 import describe
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
     dataset, gan = prepare(config)
-    unused = gans.unused_fields(config) | data.unused_fields(config) | unused_fields(config)
+    unused = checks.unused_fields(config)
     for field in cli.overrides():
         if field in unused:
             raise app.UsageError(f"--config.{field} does nothing here: {unused[field]}")
@@ -81,31 +82,11 @@ def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan]:
     Raises:
       app.UsageError: in one line, what is impossible.
     """
-    for field in ("log_every", "sample_every", "checkpoint_every", "num_steps", "seed"):
-        if config[field] < 0:
-            raise app.UsageError(f"{field} must be 0 or more, not {config[field]}")
+    checks.check_values(config)
     dataset = data.load(config)
     gan = gans.make_gan(config, dataset.spec)
-    metric = config.target.metric
-    if metric:
-        known = [f"train/{name}" for name in gans.metric_names(gan, config)]
-        if metric not in known:
-            raise app.UsageError(
-                f"target.metric={metric!r} is never logged: choose from {', '.join(known)}"
-            )
-        if not config.log_every:
-            raise app.UsageError(f"target.metric={metric!r} is never logged: log_every is 0")
-        if not math.isfinite(config.target.value):
-            raise app.UsageError(f"target.value must be a number, not {config.target.value}")
+    checks.check_fit(config, gan, dataset)
     return dataset, gan
-
-
-def unused_fields(config: ConfigDict) -> dict[str, str]:
-    """Config fields that do nothing in the loop below, and why."""
-    unused = {"recipe": "choose one with --config=FILE:RECIPE"}
-    if not config.target.metric:
-        unused["target.value"] = "target.metric is not set"
-    return unused
 
 
 def default_workdir(config: ConfigDict, name: str) -> str:

@@ -1,9 +1,17 @@
-"""scikit-learn's digits, 8x8 grey."""
+"""scikit-learn's digits: 1,797 of them, 8x8, grey, embedded in its package: no download.
+
+    make demo
+    python train.py --config=configs/digits.py
+
+TBD
+"""
+
+from ml_collections import ConfigDict
 
 from configs import recipes
 
 
-def get_config(recipe: str = "mescheder"):
+def get_config(recipe: str = "mescheder") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "digits"
     config.num_steps = 10_000

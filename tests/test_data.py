@@ -150,8 +150,6 @@ def test_folder_without_classes_in_colour_resized(load, folder):
     assert abs(wide - [255, 0, 7]).max() <= 3
     with pytest.raises(app.UsageError, match="images of 8x8, 20x10: set --config.resolution"):
         load(f"folder:{folder}")
-    with pytest.raises(app.UsageError, match="balanced=True needs labels"):
-        load(f"folder:{folder}", resolution=16, balanced=True)
 
 
 def test_folder_names_the_damaged_file(load, folder):

@@ -12,7 +12,8 @@ import cli
 
 ENTRY_POINTS = {"train"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "train": {"cli", "data", "describe", "gan", "runs"},
+    "train": {"checks", "cli", "data", "describe", "gan", "runs"},
+    "checks": {"augment", "data", "gan", "losses", "models", "penalties"},
     "describe": {"data", "gan"},
     "gan": {"models", "losses", "penalties", "augment"},
     "models": {"layers"},

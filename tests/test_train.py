@@ -280,7 +280,7 @@ MISTAKES = {
         ("--config.resolution=18", "--config.generator.name=dcgan"), "cannot make 18x18 images"),
     "resolution -1": (("--config.resolution=-1",), "resolution must be at least 1, not -1"),
     "dcgan on points": (("--config.dataset=ring", "--config.generator.name=dcgan"), "points"),
-    "target never logged": (("--config.target.metric=eval/fid",), "'eval/fid' is never logged: choose from train/d_acc"),
+    "target never logged": (("--config.target.metric=eval/fid",), "'eval/fid' is never logged: there are train/d_acc"),
     "value without target": (("--config.target.value=1",), "does nothing here: target.metric is not set"),
     "b1 of sgd": (
         ("--config=configs/digits.py:goodfellow", "--config.optimizer.generator.b1=0.5"),

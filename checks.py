@@ -1,0 +1,139 @@
+"""What a config may say. Whatever may not be is an `app.UsageError`: one line, before any work."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from absl import app
+from ml_collections import ConfigDict
+
+import data
+import gan as gans
+from augment import AUGMENTATIONS
+from losses import LOSSES
+from models import DISCRIMINATORS, GENERATORS, network_fields
+from penalties import PENALTIES
+
+PLAYERS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
+
+
+def check_values(config: ConfigDict) -> None:
+    """Every name exists, and every number is possible by itself.
+
+    Raises:
+      app.UsageError: what is not, and what would be right.
+    """
+    for field in ("batch_size", "latent_dim", "d_steps", "accumulate", "lazy_every"):
+        _require(config[field] >= 1, f"{field} must be at least 1, not {config[field]}")
+    for field in ("seed", "num_steps", "log_every", "sample_every", "checkpoint_every"):
+        _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
+    _require(
+        config.batch_size % config.accumulate == 0,
+        f"accumulate={config.accumulate} does not divide batch_size={config.batch_size}",
+    )
+    _check_strength("ema_half_life", config.ema_half_life)
+    methods: dict[str, dict] = {"penalties": PENALTIES, "augment": AUGMENTATIONS}
+    for kind, entries in methods.items():
+        for name, strength in config[kind].items():
+            _choose(entries, name, kind)
+            _check_strength(f"{kind}.{name}", strength)
+    _require(config.augment.flip <= 1, f"augment.flip is at most 1, not {config.augment.flip}")
+    _choose(LOSSES, config.loss, "loss")
+    _choose(gans.PRECISIONS, config.precision, "precision")
+    for player, choices in PLAYERS.items():
+        network = choices[_choose(choices, config[player].name, f"{player}.name")]
+        for field in network_fields(network):
+            size = config[player].get(field)
+            _require(
+                not isinstance(size, int) or size >= 1,
+                f"{player}.{field} must be at least 1, not {size}",
+            )
+        optimizer, place = config.optimizer[player], f"optimizer.{player}"
+        _choose(gans.OPTIMIZERS, optimizer.name, f"{place}.name")
+        _require(
+            0 < optimizer.learning_rate < math.inf,
+            f"{place}.learning_rate must be more than 0, not {optimizer.learning_rate}",
+        )
+        for beta in ("b1", "b2"):
+            value = optimizer[beta]
+            _require(0 <= value < 1, f"{place}.{beta} must be in [0, 1), not {value}")
+
+
+def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
+    """Networks, data, penalties, augmentations and target fit each other.
+
+    Raises:
+      app.UsageError: what does not, and what would.
+    """
+    name, size = config.dataset, len(dataset.images)
+    _require(
+        config.batch_size <= size,
+        f"batch_size={config.batch_size} is larger than {name}: {size} examples",
+    )
+    _require(not config.balanced or dataset.labels is not None, f"balanced: {name} has no labels")
+    if gan.augmentations:
+        _require(dataset.spec.kind == "image", f"augment is for images: {name} has points")
+        height = dataset.spec.shape[0]
+        _require(
+            config.augment.crop < height,
+            f"augment.crop={config.augment.crop} must be less than the images' {height} pixels",
+        )
+    try:
+        _, discriminator = jax.eval_shape(lambda: gans.init_networks(gan, jax.random.key(0)))
+    except ValueError as error:
+        raise app.UsageError(str(error).splitlines()[0]) from error
+    _require(
+        not gan.penalties or "batch_stats" not in discriminator.variables,
+        f"the penalty {' and '.join(gan.penalties)} is of one image's logit, and batch "
+        "normalisation mixes images: --config.discriminator.norm=none",
+    )
+    metric = config.target.metric
+    if metric:
+        known = [f"train/{name}" for name in gans.metric_names(gan, config)]
+        _require(
+            metric in known,
+            f"target.metric={metric!r} is never logged: there are {', '.join(known)}",
+        )
+        _require(config.log_every, f"target.metric={metric!r} is never logged: log_every is 0")
+        _require(
+            math.isfinite(config.target.value),
+            f"target.value must be a number, not {config.target.value}",
+        )
+
+
+def unused_fields(config: ConfigDict) -> dict[str, str]:
+    """Fields that do nothing beside what else the config chooses, and why."""
+    unused = {"recipe": "choose one with --config=FILE:RECIPE"}
+    for player, choices in PLAYERS.items():
+        name = config[player].name
+        own = network_fields(choices[name])
+        for field in set(config[player]) - {"name"} - own:
+            unused[f"{player}.{field}"] = f"{name} has {', '.join(sorted(own))}"
+        optimizer = config.optimizer[player]
+        for field in set(optimizer) - {"name"} - gans.optimizer_fields(optimizer.name):
+            unused[f"optimizer.{player}.{field}"] = f"{optimizer.name} has no such number"
+    if not any(config.penalties.values()):
+        unused["lazy_every"] = "no penalty is on"
+    if not config.target.metric:
+        unused["target.value"] = "target.metric is not set"
+    if config.dataset in data.TOYS:
+        unused["resolution"] = f"{config.dataset} has points"
+    if config.dataset in (*data.TOYS, "digits") or config.dataset.startswith("folder:"):
+        unused["data_dir"] = f"{config.dataset} is not read from there"
+    return unused
+
+
+def _check_strength(field: str, strength: float) -> None:
+    _require(0 <= strength < math.inf, f"{field} must be 0 (off) or more, not {strength}")
+
+
+def _choose(choices: dict[str, Any], name: str, field: str) -> str:
+    _require(name in choices, f"{field}={name!r} does not exist: choose from {', '.join(choices)}")
+    return name
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise app.UsageError(message)

@@ -1,0 +1,15 @@
+"""CIFAR-10: 50,000 photographs of ten kinds, 32x32, RGB.
+
+python train.py --config=configs/cifar10.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import recipes
+
+
+def get_config(recipe: str = "dcgan") -> ConfigDict:
+    config = recipes.get_config(recipe)
+    config.dataset = "cifar10"
+    config.num_steps = 20_000
+    return config
