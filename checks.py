@@ -61,6 +61,17 @@ def check_values(config: ConfigDict) -> None:
             _require(0 <= value < 1, f"{place}.{beta} must be in [0, 1), not {value}")
 
 
+def check_overrides(config: ConfigDict, overrides: list[str]) -> None:
+    """Every field that the command line has set does something.
+
+    Raises:
+      app.UsageError: one does not, and why.
+    """
+    unused = unused_fields(config)
+    for field in overrides:
+        _require(field not in unused, f"--config.{field} does nothing here: {unused.get(field)}")
+
+
 def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
     """Networks, data, penalties, augmentations and target fit each other.
 

@@ -180,9 +180,11 @@ def folder(path: Path, resolution: int | None) -> Dataset:
     for file in files:
         try:
             with Image.open(file) as picture:
+                if picture.mode[0] in "IF":
+                    raise ValueError(f"its mode is {picture.mode}, not 8 bits a channel")
                 pictures.append(picture.convert("L" if picture.mode in ("L", "1") else "RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise app.UsageError(f"{file} is damaged or no image: {error}") from error
+            raise app.UsageError(f"{file} cannot be read: {error}") from error
     mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
     images = _stack(f"folder:{path}", pictures, mode, resolution)
     classes = [file.relative_to(path).parts[0] for file in files]

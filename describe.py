@@ -11,7 +11,7 @@ import data
 import gan as gans
 
 
-def describe(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> str:
+def describe(config: ConfigDict, dataset: data.Dataset, gan: gans.Gan) -> str:
     """Both networks, the cost of a step as XLA counts it, and the recipe in words."""
     state = gans.init(gan, config, jax.random.key(config.seed))
     batch = gans.abstract_batch(gan)

@@ -58,17 +58,19 @@ def sample(gan: gans.Gan, state: gans.GanState, latents: jax.Array) -> jax.Array
 def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
-    dataset, gan = prepare(config)
-    unused = checks.unused_fields(config)
-    for field in cli.overrides():
-        if field in unused:
-            raise app.UsageError(f"--config.{field} does nothing here: {unused[field]}")
+    checks.check_values(config)
+    checks.check_overrides(config, cli.overrides())
     if DESCRIBE.value:
-        print(describe.describe(config, gan, dataset))
+        print(describe.describe(config, *prepare(config)))
         return
     signals: list[int] = []
+
+    def remember(number: int, _: Any) -> None:
+        signals.append(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one ends at once
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.append(number))
+        signal.signal(number, remember)
     workdir = Path(WORKDIR.value or default_workdir(config, cli.config_name()))
     init_from = Path(INIT_FROM.value) if INIT_FROM.value else None
     train_and_evaluate(config, workdir, init_from, stop=lambda: bool(signals))

@@ -156,8 +156,14 @@ def test_folder_names_the_damaged_file(load, folder):
     whole = (folder / "cats" / "1.png").read_bytes()
     for content in (whole[:-30], b"", b"GIF89a"):
         (folder / "cats" / "1.png").write_bytes(content)
-        with pytest.raises(app.UsageError, match=r"cats/1\.png is damaged"):
+        with pytest.raises(app.UsageError, match=r"cats/1\.png cannot be read"):
             load(f"folder:{folder}")
+
+
+def test_folder_refuses_deep_images_instead_of_clipping_them(load, folder):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(folder / "cats" / "1.png")
+    with pytest.raises(app.UsageError, match=r"cats/1\.png cannot be read: its mode is I"):
+        load(f"folder:{folder}")
 
 
 def test_folder_without_image(load, tmp_path):

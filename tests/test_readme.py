@@ -1,0 +1,89 @@
+"""What the README says: its commands run, its fork works, its pictures and files are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python train.py")
+]
+FLAGS = re.findall(r"`(--config\.[^`]*)`", README)
+
+
+def run(*words: str, cwd=ROOT) -> subprocess.CompletedProcess:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(cwd)}
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, tmp_path, request):
+    if "mnist" in command:
+        request.getfixturevalue("tfds_data")
+    words = shlex.split(command)[1:]
+    if "--describe" not in words:
+        words += ["--config.num_steps=3", f"--workdir={tmp_path / 'run'}"]
+    result = run(*words)
+    assert result.returncode == 0, result.stderr
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 4
+    assert len(FLAGS) >= 10
+
+
+def test_every_flag_is_accepted(command):
+    """The remedies and data sets of the tables, on a config to which they apply."""
+    for flags in FLAGS:
+        words = shlex.split(flags)
+        if any("dataset=" in word or "data_dir" in word or "=yours" in word for word in words):
+            continue
+        if words == ["--config.loss=hinge"]:
+            continue  # the fork below
+        outcome = command("train.py", "--config=configs/digits.py:goodfellow", *words, "--describe")
+        assert outcome.code == 0, (flags, outcome.err)
+
+
+def test_the_fork(tmp_path):
+    """The loss of the README, put into losses.py as it says, trains and passes the tests."""
+    for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
+        shutil.copy(path, tmp_path)
+    for name in ("configs", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (fork,) = re.findall(r"```python\n(def hinge.*?)```", README, re.DOTALL)
+    source = (ROOT / "losses.py").read_text()
+    table = re.search(r"^LOSSES = .*$", source, re.MULTILINE)
+    assert table
+    (tmp_path / "losses.py").write_text(source.replace(table[0], fork))
+    result = run("-m", "pytest", "-q", "-n0", "tests/test_losses.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout
+    assert (
+        "hinge"
+        in run("-m", "pytest", "--co", "-q", "-n0", "tests/test_losses.py", cwd=tmp_path).stdout
+    )
+    words = ["--config.loss=hinge", "--config.num_steps=2", f"--workdir={tmp_path / 'run'}"]
+    result = run("train.py", "--config=configs/digits.py", *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_linked_or_named_is_there(document):
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (document.parent / target).exists(), target
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|txt|cff|md))`", text):
+        assert (ROOT / name).exists() or (document.parent / name).exists(), name
