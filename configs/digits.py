@@ -3,7 +3,7 @@
     make demo
     python train.py --config=configs/digits.py
 
-TBD
+About 40 s on 2 CPU cores. Expect: readable digits of all ten classes, d_accuracy near 0.5.
 """
 
 from ml_collections import ConfigDict
@@ -14,5 +14,5 @@ from configs import recipes
 def get_config(recipe: str = "mescheder") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "digits"
-    config.num_steps = 10_000
+    config.num_steps = 8_000
     return config

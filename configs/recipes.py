@@ -40,7 +40,7 @@ def mescheder(config: ConfigDict) -> None:
         config[player].width = 256
         config.optimizer[player].name = "adam"
         config.optimizer[player].learning_rate = 1e-3
-        config.optimizer[player].b1 = 0.5
+        config.optimizer[player].b1 = 0.0
 
 
 def dcgan(config: ConfigDict) -> None:
