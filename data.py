@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import urllib.parse
 import zipfile
@@ -249,8 +250,10 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
     try:
         if name in BUILDERS:
             return BUILDERS[name](data_dir=data_dir)
+        if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.]+)?", name):
+            raise ValueError("TFDS would look for it on the network")
         return tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except Exception as error:  # TFDS has many for a name that it cannot resolve
         known = ["digits", *BUILDERS, *TOYS]
         close = difflib.get_close_matches(
             name, known + tfds.list_builders(with_community_datasets=False), 1

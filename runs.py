@@ -34,10 +34,10 @@ def check(workdir: Path, config: ConfigDict) -> bool:
       app.UsageError: it is a file, cannot be written, or holds a run of another config.
     """
     existing = workdir
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise app.UsageError(f"workdir {workdir}: {existing} is a file")
+        raise app.UsageError(f"workdir {workdir}: {existing} is no folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise app.UsageError(f"workdir {workdir}: {existing} is not writable")
     if not (workdir / "config.json").exists():

@@ -91,7 +91,7 @@ def test_check_says_what_a_workdir_is(tmp_path, make_config):
         runs.check(tmp_path / "a" / "b", other)
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(app.UsageError, match="file is a file"):
+        with pytest.raises(app.UsageError, match="file is no folder"):
             runs.check(path, config)
 
 

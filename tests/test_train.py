@@ -275,6 +275,7 @@ MISTAKES = {
     "unknown norm": (("--config.discriminator.name=dcgan", "--config.discriminator.norm=x"), "batch or none"),
     "unknown optimiser": (("--config.optimizer.generator.name=x",), "choose from sgd, adam"),
     "unknown data set": (("--config.dataset=mnits",), "did you mean mnist?"),
+    "a data set elsewhere": (("--config.dataset=huggingface:x/y",), "does not exist"),
     "no folder": (("--config.dataset=folder:/nowhere",), "there is no such folder"),
     "resolution 18 for dcgan": (
         ("--config.resolution=18", "--config.generator.name=dcgan"), "cannot make 18x18 images"),
@@ -346,7 +347,7 @@ def test_a_workdir_of_another_run_is_left_untouched(command, tmp_path):
 def test_a_workdir_that_is_a_file(command, tmp_path):
     (tmp_path / "run").write_text("mine")
     outcome = command(*DIGITS, f"--workdir={tmp_path / 'run'}")
-    assert (outcome.code, "is a file" in outcome.err) == (2, True)
+    assert (outcome.code, "is no folder" in outcome.err) == (2, True)
     assert (tmp_path / "run").read_text() == "mine"
 
 
