@@ -1,8 +1,10 @@
 """MNIST: 60,000 handwritten digits, 28x28, grey.
 
     python train.py --config=configs/mnist.py
+    python train.py --config=configs/mnist.py:goodfellow
 
-TBD
+About 20 min on 2 CPU cores (570 images/s), goodfellow a minute and a half. No score yet chooses
+between the recipes: by eye dcgan's digits are the cleanest, which makes it the default.
 """
 
 from ml_collections import ConfigDict
