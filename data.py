@@ -209,11 +209,15 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
     builder = _tfds_builder(name, data_dir)
     if not builder.data_path.exists():
         _prepare(name, builder)
+    damaged = f"dataset {name} is damaged in {builder.data_path}: delete that folder"
+    if not (builder.data_path / "dataset_info.json").exists():
+        raise app.UsageError(damaged)
     info = builder.info
     found = [key for key, f in info.features.items() if isinstance(f, tfds.features.Image)]
     if not found or "train" not in info.splits:
         raise app.UsageError(f"dataset {name} has no image or no train split")
-    files = sorted((p.name, p.stat().length, p.stat().mtime) for p in builder.data_path.iterdir())
+    stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
+    files = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items())
     fingerprint = hashlib.sha256(json.dumps([info.full_name, files, resolution]).encode())
     stem = info.full_name.replace("/", "-")
     cache = _cache_folder() / f"{stem}-{fingerprint.hexdigest()[:16]}.npz"
@@ -230,9 +234,13 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
         raise app.UsageError(
             f"{builder.data_path} is not in the array_record format: name another --config.data_dir"
         ) from error
-    examples = source.__getitems__(range(len(source)))  # type: ignore[attr-defined]
+    try:
+        examples = source.__getitems__(range(len(source)))  # type: ignore[attr-defined]
+        pictures = [_decode(example[image_key]) for example in examples]
+    except (RuntimeError, OSError, ValueError) as error:  # array_record's, and Pillow's
+        raise app.UsageError(f"{damaged} ({str(error).splitlines()[0][:100]})") from error
     mode = "L" if info.features[image_key].shape[-1] == 1 else "RGB"
-    images = _stack(name, [_decode(example[image_key]) for example in examples], mode, resolution)
+    images = _stack(name, pictures, mode, resolution)
     labels = None
     if label_key is not None:
         labels = np.array([example[label_key] for example in examples], np.int32)

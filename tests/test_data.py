@@ -333,6 +333,29 @@ def test_a_damaged_cache_is_read_anew(load, serve):
         np.testing.assert_array_equal(load("mnist", data_dir=str(data_dir)).images, dataset.images)
 
 
+def test_damaged_prepared_data_is_named(load, serve):
+    files, _ = make_idx_files(np.random.default_rng(0))
+    data_dir = serve(tfds_builders.Mnist, files)
+    load("mnist", data_dir=str(data_dir))
+    (records,) = data_dir.glob("mnist/*/mnist-train*")
+    content = bytearray(records.read_bytes())
+    content[content.index(b"IHDR") + 30] ^= 0xFF  # in an image: elsewhere there is padding
+    for damage in (content, content[:2000], b""):
+        records.write_bytes(damage)
+        with pytest.raises(app.UsageError, match="mnist is damaged in .*mnist/3.0.1"):
+            load("mnist", data_dir=str(data_dir))
+    for change in ("fileFormat", "nothing"):
+        (info,) = data_dir.glob("mnist/*/dataset_info.json")
+        if change == "fileFormat":
+            info.write_text(info.read_text().replace("array_record", "tfrecord"))
+            words = "is not in the array_record format"
+        else:
+            info.unlink()
+            words = "is damaged in"
+        with pytest.raises(app.UsageError, match=words):
+            load("mnist", data_dir=str(data_dir))
+
+
 def test_real_mnist_is_read_in_8_seconds(load, tfds_data: Path):
     start = time.perf_counter()
     dataset = load("mnist", data_dir=str(tfds_data))
