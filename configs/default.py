@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
 
     # Optimisation
     config.batch_size = 128  # images of one update
-    config.accumulate = 1  # micro-batches that a batch is split into, to save memory
+    config.accumulate = 1  # micro-batches of a batch; on a CPU they save no memory yet
     config.num_steps = 5_000  # generator updates
     config.optimizer = ConfigDict()
     for player in ("generator", "discriminator"):
