@@ -113,7 +113,8 @@ def train_and_evaluate(
     Returns:
       The last state.
     Raises:
-      app.UsageError: before anything is compiled or written.
+      app.UsageError: a mistake, before anything is written; weights that do not fit
+        `init_from` are found after `init` has been compiled.
     """
     dataset, gan = prepare(config)
     resuming = runs.check(workdir, config)
