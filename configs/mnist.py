@@ -5,7 +5,8 @@
 
 5,000 steps: 19 min on 2 idle CPU cores by its rate of 559 images/s (36 min in the run that was
 measured whole, beside other work); goodfellow, 38,500 images/s, about a minute.
-No score yet chooses between the recipes: by eye dcgan's digits are the cleanest, which makes it the default.
+No score yet chooses between the recipes: by eye dcgan's digits are the cleanest, which makes it
+the default.
 """
 
 from ml_collections import ConfigDict
