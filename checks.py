@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from absl import app
-from ml_collections import ConfigDict
 
 import data
 import gan as gans
@@ -16,6 +16,10 @@ from losses import LOSSES
 from models import DISCRIMINATORS, GENERATORS, network_fields
 from penalties import PENALTIES
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+FLOAT32 = np.finfo(np.float32)
 PLAYERS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
@@ -29,6 +33,7 @@ def check_values(config: ConfigDict) -> None:
         _require(config[field] >= 1, f"{field} must be at least 1, not {config[field]}")
     for field in ("seed", "num_steps", "log_every", "sample_every", "checkpoint_every"):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
+    _require(config.seed < 2**32, f"seed must be less than 2**32, not {config.seed}")
     _require(
         config.batch_size % config.accumulate == 0,
         f"accumulate={config.accumulate} does not divide batch_size={config.batch_size}",
@@ -53,7 +58,7 @@ def check_values(config: ConfigDict) -> None:
         optimizer, place = config.optimizer[player], f"optimizer.{player}"
         _choose(gans.OPTIMIZERS, optimizer.name, f"{place}.name")
         _require(
-            0 < optimizer.learning_rate < math.inf,
+            FLOAT32.tiny <= optimizer.learning_rate <= FLOAT32.max,
             f"{place}.learning_rate must be more than 0, not {optimizer.learning_rate}",
         )
         for beta in ("b1", "b2"):
@@ -92,11 +97,18 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
             f"augment.crop={config.augment.crop} must be less than the images' {height} pixels",
         )
     try:
-        _, discriminator = jax.eval_shape(lambda: gans.init_networks(gan, jax.random.key(0)))
-    except ValueError as error:
-        raise app.UsageError(str(error).splitlines()[0]) from error
+        state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    except (ValueError, OverflowError) as error:
+        raise app.UsageError(str(error).partition("\n")[0]) from error
+    latents = 4 * gan.batch_size * gan.latent_dim
+    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) + latents
     _require(
-        not gan.penalties or "batch_stats" not in discriminator.variables,
+        needed <= memory(),
+        f"these networks and latents need {needed / 2**30:,.0f} GiB, and there are "
+        f"{memory() / 2**30:,.0f}: smaller widths, latent_dim or resolution",
+    )
+    _require(
+        not gan.penalties or "batch_stats" not in state.discriminator.variables,
         f"the penalty {' and '.join(gan.penalties)} is of one image's logit, and batch "
         "normalisation mixes images: --config.discriminator.norm=none",
     )
@@ -120,7 +132,7 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
     for player, choices in PLAYERS.items():
         name = config[player].name
         own = network_fields(choices[name])
-        for field in set(config[player]) - {"name"} - own:
+        for field in set(config[player]) - {"name"} - set(own):
             unused[f"{player}.{field}"] = f"{name} has {', '.join(sorted(own))}"
         optimizer = config.optimizer[player]
         for field in set(optimizer) - {"name"} - gans.optimizer_fields(optimizer.name):
@@ -136,8 +148,14 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
     return unused
 
 
+def memory() -> int:
+    """Bytes of memory of the device that trains."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or data.host_memory()
+
+
 def _check_strength(field: str, strength: float) -> None:
-    _require(0 <= strength < math.inf, f"{field} must be 0 (off) or more, not {strength}")
+    _require(0 <= strength <= FLOAT32.max, f"{field} must be 0 (off) or more, not {strength}")
 
 
 def _choose(choices: dict[str, Any], name: str, field: str) -> str:

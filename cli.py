@@ -1,22 +1,28 @@
 """What the entry points share: the --config flag; a user's mistake is one line and exit code 2.
 
+An OSError, such as a full disk, is one line, too, and exit code 1.
+
 `--config=FILE[:RECIPE]` loads a Python file and calls its `get_config([RECIPE])`; the file runs as
 any code does. `--config.FIELD=VALUE` then changes a field, by ml_collections' rules.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
+import operator
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from configs import default
 
 
 def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
@@ -31,6 +37,8 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
             main(argv)
         except app.UsageError as error:
             fail(error)
+        except OSError as error:
+            fail(error, code=1)
 
     app.run(guarded, flags_parser=parse_config if takes_config else parse)
 
@@ -52,7 +60,8 @@ def parse_config(argv: list[str]) -> list[str]:
             _check_fields(config, rest)
         except app.UsageError as error:
             fail(error)
-        config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
+        with contextlib.suppress(flags.Error):  # a --flagfile; the parser below says it again
+            config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
     elif not any(re.match("--?help", argument) for argument in rest):
         fail("--config=FILE is missing: try --config=configs/digits.py")
     try:
@@ -82,13 +91,30 @@ def load_config(path: str) -> ConfigDict:
     except app.UsageError:
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        where = next(
+            (frame for frame in reversed(frames) if "ml_collections" not in frame.filename),
+            frames[-1],
+        )
+        # ml_collections shows the whole config between the mistake and the nearest field.
+        message = re.sub(r"Other fields present:.*}\"", "", str(error), flags=re.DOTALL)
+        message = message.replace("\\n", "").strip("'")
         raise app.UsageError(
-            f"config file {path}: {type(error).__name__}: {error} "
+            f"config file {path}: {type(error).__name__}: {message} "
             f"({Path(where.filename).name}, line {where.lineno})"
         ) from error
     if not isinstance(config, ConfigDict):
         raise app.UsageError(f"config file {name}: get_config() returns no ConfigDict")
+    ours, usual = _fields(config), _fields(default.get_config())
+    for field in sorted(set(ours) ^ set(usual)):
+        fault = "is missing" if field in usual else f"does not exist: {_nearest(field, usual)}"
+        raise app.UsageError(f"config file {name}: the field {field} {fault}")
+    for field, kind in usual.items():
+        if ours[field] != kind:
+            value = operator.attrgetter(field)(config)
+            raise app.UsageError(
+                f"config file {name}: {field} takes {kind.__name__}, not {value!r}"
+            )
     return config.lock()
 
 
@@ -102,11 +128,11 @@ def config_name() -> str:
     return Path(_split(sys.argv)[0] or "").name.partition(":")[0].removesuffix(".py")
 
 
-def fail(message: object) -> NoReturn:
-    """Says what is wrong in one line, and exits with 2."""
+def fail(message: object, code: int = 2) -> NoReturn:
+    """Says what is wrong in one line, and exits with the code."""
     line = " ".join(str(message).split())
     print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -134,9 +160,13 @@ def _check_fields(config: ConfigDict, argv: list[str]) -> None:
         below = [name for name in known if name.startswith(f"{field}.")]
         if below:
             raise app.UsageError(f"--config.{field} is a group: set one of {', '.join(below)}")
-        close = difflib.get_close_matches(field, known, 1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        hint = _nearest(field, known)
         raise app.UsageError(f"--config.{field}: the config has no such field: {hint}")
+
+
+def _nearest(field: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(field, known, 1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
 def _fields(config: ConfigDict, prefix: str = "") -> dict[str, type]:

@@ -7,6 +7,7 @@ from disk, or split over hosts share the second.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -17,17 +18,20 @@ import os
 import re
 import tempfile
 import urllib.parse
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
-from ml_collections import ConfigDict
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TOY_SIZE = 100_000
@@ -54,16 +58,17 @@ class Dataset(NamedTuple):
 
     Attributes:
       images: uint8 [N, H, W, C], or float32 [N, 2] of a toy.
-      labels: int32 [N], or None.
+      labels: int32 [N] in [0, num_classes), or None.
+      num_classes: None where there are no labels.
     """
 
     images: np.ndarray
-    labels: np.ndarray | None
+    labels: np.ndarray | None = None
+    num_classes: int | None = None
 
     @property
     def spec(self) -> Spec:
-        num_classes = None if self.labels is None else int(self.labels.max()) + 1
-        return Spec(self.images.shape[1:], num_classes)
+        return Spec(self.images.shape[1:], self.num_classes)
 
 
 def load(config: ConfigDict) -> Dataset:
@@ -79,7 +84,7 @@ def load(config: ConfigDict) -> Dataset:
     if name == "digits":
         return digits(config.resolution)
     if name.startswith("folder:"):
-        return folder(Path(name.removeprefix("folder:")), config.resolution)
+        return folder(Path(name.removeprefix("folder:")).expanduser(), config.resolution)
     return tfds_images(name, config.data_dir, config.resolution)
 
 
@@ -141,8 +146,9 @@ def digits(resolution: int | None) -> Dataset:
 
     source = load_digits()
     images = np.round(source.images * (255 / 16)).astype(np.uint8)
-    pictures = [Image.fromarray(image) for image in images]
-    return Dataset(_stack("digits", pictures, "L", resolution), source.target.astype(np.int32))
+    pictures = (Image.fromarray(image) for image in images)
+    stacked = _stack("digits", pictures, len(images), resolution)
+    return Dataset(stacked, source.target.astype(np.int32), 10)
 
 
 def ring() -> Dataset:
@@ -174,24 +180,46 @@ def folder(path: Path, resolution: int | None) -> Dataset:
     """
     if not path.is_dir():
         raise app.UsageError(f"dataset folder:{path}: there is no such folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    try:
+        files = sorted(_image_files(path, set()))
+    except OSError as error:
+        raise app.UsageError(f"dataset folder:{path}: {error}") from error
     if not files:
         raise app.UsageError(f"dataset folder:{path}: no image ({', '.join(IMAGE_SUFFIXES)}) in it")
-    pictures = []
-    for file in files:
-        try:
+    images = _stack(f"folder:{path}", map(_read_image, files), len(files), resolution)
+    if any(file.parent == path for file in files):
+        return Dataset(images)
+    classes = [file.relative_to(path).parts[0] for file in files]
+    names, labels = np.unique(classes, return_inverse=True)
+    return Dataset(images, labels.astype(np.int32), len(names))
+
+
+def _image_files(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """The images in a folder and those below it, links to folders included, but no circle."""
+    if folder.resolve() in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _image_files(path, above | {folder.resolve()})
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path
+
+
+def _read_image(file: Path) -> Image.Image:
+    """A picture, upright as its camera says, in mode L or RGB; anything wrong with it is named."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow only warns of some truncated files
+            warnings.filterwarnings("ignore", "Palette images with Transparency")
+            with Image.open(file) as picture:
+                picture.verify()  # a PNG's last chunks, which decoding does not reach
             with Image.open(file) as picture:
                 if picture.mode[0] in "IF":
                     raise ValueError(f"its mode is {picture.mode}, not 8 bits a channel")
-                pictures.append(picture.convert("L" if picture.mode in ("L", "1") else "RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise app.UsageError(f"{file} cannot be read: {error}") from error
-    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    images = _stack(f"folder:{path}", pictures, mode, resolution)
-    classes = [file.relative_to(path).parts[0] for file in files]
-    if any(file.parent == path for file in files):
-        return Dataset(images, None)
-    return Dataset(images, np.unique(classes, return_inverse=True)[1].astype(np.int32))
+                mode = "L" if picture.mode in ("L", "LA", "1") else "RGB"
+                return ImageOps.exif_transpose(picture).convert(mode)
+    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+        raise app.UsageError(f"{file} cannot be read: {_reason(error)}") from error
 
 
 def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Dataset:
@@ -206,27 +234,26 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
     """
     import tensorflow_datasets as tfds
 
-    builder = _tfds_builder(name, data_dir)
+    builder = _tfds_builder(name, data_dir and os.path.expanduser(data_dir))
     if not builder.data_path.exists():
         _prepare(name, builder)
     damaged = f"dataset {name} is damaged in {builder.data_path}: delete that folder"
     if not (builder.data_path / "dataset_info.json").exists():
         raise app.UsageError(damaged)
     info = builder.info
-    found = [key for key, f in info.features.items() if isinstance(f, tfds.features.Image)]
-    if not found or "train" not in info.splits:
+    image_key = _feature(info.features, tfds.features.Image, "image")
+    label_key = _feature(info.features, tfds.features.ClassLabel, "label")
+    if image_key is None or "train" not in info.splits:
         raise app.UsageError(f"dataset {name} has no image or no train split")
+    num_classes = info.features[label_key].num_classes if label_key else None
     stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
     files = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items())
     fingerprint = hashlib.sha256(json.dumps([info.full_name, files, resolution]).encode())
     stem = info.full_name.replace("/", "-")
     cache = _cache_folder() / f"{stem}-{fingerprint.hexdigest()[:16]}.npz"
-    if (dataset := _read_cache(cache)) is not None:
+    if (dataset := _read_cache(cache, num_classes)) is not None:
         return dataset
 
-    image_key = found[0]
-    label_keys = [k for k, f in info.features.items() if isinstance(f, tfds.features.ClassLabel)]
-    label_key = "label" if "label" in label_keys else next(iter(label_keys), None)
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
         source = builder.as_data_source("train", decoders=decoders)
@@ -234,19 +261,28 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
         raise app.UsageError(
             f"{builder.data_path} is not in the array_record format: name another --config.data_dir"
         ) from error
+    mode = "L" if info.features[image_key].shape[-1] == 1 else "RGB"
     try:
         examples = source.__getitems__(range(len(source)))  # type: ignore[attr-defined]
-        pictures = [_decode(example[image_key]) for example in examples]
-    except (RuntimeError, OSError, ValueError) as error:  # array_record's, and Pillow's
-        raise app.UsageError(f"{damaged} ({str(error).splitlines()[0][:100]})") from error
-    mode = "L" if info.features[image_key].shape[-1] == 1 else "RGB"
-    images = _stack(name, pictures, mode, resolution)
-    labels = None
+        pictures = (
+            Image.open(io.BytesIO(example[image_key])).convert(mode) for example in examples
+        )
+        images = _stack(name, pictures, len(examples), resolution)
+    except (RuntimeError, OSError, ValueError, SyntaxError) as error:  # array_record's, Pillow's
+        raise app.UsageError(f"{damaged} ({_reason(error)[:100]})") from error
+    dataset = Dataset(images)
     if label_key is not None:
         labels = np.array([example[label_key] for example in examples], np.int32)
-    dataset = Dataset(images, labels)
+        if labels.min() >= 0:  # TFDS says -1 where a label is not known
+            dataset = Dataset(images, labels, num_classes)
     _write_cache(cache, dataset)
     return dataset
+
+
+def _feature(features: Any, kind: type, usual: str) -> str | None:
+    """The name of a feature of that kind: the usual one if it is there."""
+    names = [name for name, feature in features.items() if isinstance(feature, kind)]
+    return usual if usual in names else next(iter(names), None)
 
 
 def _tfds_builder(name: str, data_dir: str | None) -> Any:
@@ -255,22 +291,22 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
 
     from tfds_builders import BUILDERS
 
-    try:
-        if name in BUILDERS:
-            return BUILDERS[name](data_dir=data_dir)
-        if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.]+)?", name):
-            raise ValueError("TFDS would look for it on the network")
-        return tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # TFDS has many for a name that it cannot resolve
-        known = ["digits", *BUILDERS, *TOYS]
-        close = difflib.get_close_matches(
-            name, known + tfds.list_builders(with_community_datasets=False), 1
-        )
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise app.UsageError(
-            f"dataset {name!r} does not exist: {hint}there are {', '.join(known)}, folder:PATH and "
-            "the image sets of tensorflow-datasets"
-        ) from error
+    if re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.]+)?", name):  # others TFDS looks for on the network
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # a banner where TensorFlow is missed
+                return BUILDERS.get(name, functools.partial(tfds.builder, name))(data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError:
+            pass
+        except Exception as error:  # a version that is not, TensorFlow needed, damage
+            raise app.UsageError(f"dataset {name}: {_reason(error)}") from error
+    known = ["digits", *BUILDERS, *TOYS]
+    listed = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name, known + listed, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise app.UsageError(
+        f"dataset {name!r} does not exist: {hint}there are {', '.join(known)}, folder:PATH and "
+        "the image sets of tensorflow-datasets"
+    )
 
 
 def _prepare(name: str, builder: Any) -> None:
@@ -296,43 +332,59 @@ def _prepare(name: str, builder: Any) -> None:
     try:
         download_and_prepare(builder)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise app.UsageError(
-            f"dataset {name} could not be prepared: {reason}; {offline}"
+            f"dataset {name} could not be prepared: {_reason(error)}; {offline}"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def host_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gaussians(centres: np.ndarray, deviation: float) -> Dataset:
     """TOY_SIZE points, equally many around each centre; their centre is their label."""
     noise = np.random.default_rng(0).normal(0, deviation, (TOY_SIZE, 2))
     labels = np.arange(TOY_SIZE, dtype=np.int32) % len(centres)
-    return Dataset((centres[labels] + noise).astype(np.float32), labels)
+    return Dataset((centres[labels] + noise).astype(np.float32), labels, len(centres))
 
 
-def _decode(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as picture:
-        picture.load()
-        return picture
+def _stack(
+    name: str, pictures: Iterable[Image.Image], num: int, resolution: int | None
+) -> np.ndarray:
+    """Pictures of mode L or RGB, one after the other, as uint8 [N, size, size, C].
 
-
-def _stack(name: str, pictures: list[Image.Image], mode: str, resolution: int | None) -> np.ndarray:
-    """Pictures as uint8 [N, size, size, C]: cropped to the central square, resized if need be."""
-    if resolution is not None and resolution < 1:
-        raise app.UsageError(f"resolution must be at least 1, not {resolution}")
-    sizes = sorted({picture.size for picture in pictures})
-    if resolution is None and (len(sizes) > 1 or sizes[0][0] != sizes[0][1]):
-        shown = ", ".join(f"{w}x{h}" for w, h in sizes[:3])
-        raise app.UsageError(
-            f"dataset {name} has images of {shown}: set --config.resolution to resize them"
-        )
-    size = (resolution or sizes[0][0],) * 2
-    images = []
+    With a resolution they are cropped to the central square and resized; C is 1 if all are grey.
+    """
+    if resolution is not None:
+        if resolution < 1:
+            raise app.UsageError(f"resolution must be at least 1, not {resolution}")
+        needed = 3 * num * resolution**2
+        if needed > host_memory():
+            raise app.UsageError(
+                f"dataset {name} at resolution={resolution} takes {needed / 2**30:,.0f} GiB, and "
+                f"this machine has {host_memory() / 2**30:,.0f}"
+            )
+    images: list[np.ndarray] = []
     for picture in pictures:
-        picture = picture.convert(mode)
-        if picture.size != size:
-            picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+        if resolution is not None and picture.size != (resolution, resolution):
+            picture = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
         images.append(np.asarray(picture))
-    return np.stack(images).reshape(len(images), *size, -1)
+        height, width = images[-1].shape[:2]
+        if height != width or images[-1].shape[:2] != images[0].shape[:2]:
+            first = f"{images[0].shape[1]}x{images[0].shape[0]}"
+            sizes = ", ".join(dict.fromkeys((first, f"{width}x{height}")))
+            raise app.UsageError(
+                f"dataset {name} has images of {sizes}: set --config.resolution to resize them"
+            )
+    if len({image.ndim for image in images}) > 1:
+        images = [np.broadcast_to(x.reshape(*x.shape[:2], -1), (*x.shape[:2], 3)) for x in images]
+    return np.stack(images).reshape(len(images), height, width, -1)
 
 
 def _cache_folder() -> Path:
@@ -340,17 +392,20 @@ def _cache_folder() -> Path:
     return Path(root) / "twoplayer"
 
 
-def _read_cache(path: Path) -> Dataset | None:
+def _read_cache(path: Path, num_classes: int | None) -> Dataset | None:
     """What `_write_cache` wrote; None if it is not there or not whole."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Dataset(arrays["images"], arrays.get("labels"))
+            labels = arrays.get("labels")
+            return Dataset(arrays["images"], labels, None if labels is None else num_classes)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
-    arrays = {k: v for k, v in dataset._asdict().items() if v is not None}
+    arrays: dict[str, Any] = {"images": dataset.images}
+    if dataset.labels is not None:
+        arrays["labels"] = dataset.labels
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-from ml_collections import ConfigDict
 
 import data
 import gan as gans
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def describe(config: ConfigDict, dataset: data.Dataset, gan: gans.Gan) -> str:

@@ -14,19 +14,21 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from ml_collections import ConfigDict
 
 from augment import AUGMENTATIONS
 from losses import LOSSES
 from models import DISCRIMINATORS, GENERATORS, network_fields
 from penalties import PENALTIES
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 OPTIMIZERS = {f.__name__: f for f in (optax.sgd, optax.adam)}
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -219,6 +221,7 @@ def update(
             discriminator,
             partial(discriminator_loss, gan, state.hparams, lazy, state.generator),
             _prepare(gan, d_key, images),
+            rolled=_rolls(state),
         )
     generator, g_metrics = _descend(
         gan.generator_optimizer,
@@ -226,6 +229,7 @@ def update(
         state.generator,
         partial(generator_loss, gan, discriminator),
         _prepare(gan, key, batch["images"][-1]),
+        rolled=_rolls(state),
     )
     d_metrics["d_grad_norm"] = d_metrics.pop("grad_norm")
     g_metrics["g_grad_norm"] = g_metrics.pop("grad_norm")
@@ -357,27 +361,46 @@ def _prepare(gan: Gan, key: jax.Array, images: jax.Array) -> tuple[jax.Array, ja
     return real.reshape(images.shape), latents.reshape(*images.shape[:2], gan.latent_dim)
 
 
+def _rolls(state: GanState) -> bool:
+    """Whether micro-batches run as a loop of the compiled program; else they are unrolled.
+
+    XLA runs convolutions inside a loop single-threaded and naively on a CPU.
+    """
+    kernels = jax.tree.leaves((state.generator.params, state.discriminator.params))
+    convolves = any(jnp.ndim(kernel) == 4 for kernel in kernels)
+    return not convolves or jax.default_backend() != "cpu"
+
+
 def _descend(
     optimizer_name: str,
     arguments: dict[str, jax.Array],
     player: Player,
     loss: Callable,
     inputs: tuple[jax.Array, ...],
+    rolled: bool,
 ) -> tuple[Player, dict[str, jax.Array]]:
-    """One descent of one player on the mean gradient over its micro-batches.
+    """One descent of one player on the mean gradient over its micro-batches."""
 
-    A Python loop: XLA runs convolutions' gradients inside `lax.scan` naively on a CPU.
-    """
-    variables = player.variables
-    total: Any = None
-    for micro_batch in zip(*inputs):
+    def add_gradient(carried: Any, micro_batch: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        variables, total = carried
+        # Unrolled, nothing but this would keep XLA from running all micro-batches at once, in k
+        # times the memory: the next one waits for the sum so far.
+        nothing = sum(0 * jnp.ravel(leaf)[0] for leaf in jax.tree.leaves(total))
         grads, (variables, metrics) = jax.grad(loss, has_aux=True)(
-            player.params, variables, *micro_batch
+            player.params, variables, *(examples + nothing for examples in micro_batch)
         )
-        total = (
-            (grads, metrics) if total is None else jax.tree.map(jnp.add, total, (grads, metrics))
-        )
-    grads, metrics = jax.tree.map(lambda x: x / len(inputs[0]), total)
+        return (variables, jax.tree.map(jnp.add, total, (grads, metrics))), None
+
+    first = jax.tree.map(lambda examples: examples[0], inputs)
+    grads, (_, metrics) = jax.eval_shape(
+        lambda: jax.grad(loss, has_aux=True)(player.params, player.variables, *first)
+    )
+    nothing_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+    num = len(inputs[0])
+    (variables, total), _ = jax.lax.scan(
+        add_gradient, (player.variables, nothing_yet), inputs, unroll=not rolled or num == 1
+    )
+    grads, metrics = jax.tree.map(lambda x: x / num, total)
     optimizer = OPTIMIZERS[optimizer_name](**arguments)
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
     metrics["grad_norm"] = optax.tree.norm(grads)

@@ -4,7 +4,7 @@ A generator is built with the `shape` of an example and maps latents [B, latent_
 images live in [-1, 1]. A discriminator maps examples [B, *shape] to logits [B]. Both take `train`:
 batch statistics of this batch, or the running ones. To try a network of your own, write one class
 here, name it in GENERATORS or DISCRIMINATORS, and train with `--config.generator.name=yours`; its
-fields other than `shape` and `dtype` are what `--config.generator.FIELD` may set.
+fields other than `shape` and `dtype`, with defaults, are what `--config.generator.FIELD` sets.
 """
 
 from __future__ import annotations
@@ -136,10 +136,10 @@ class DCGANDiscriminator(nn.Module):
         return logits[:, 0].astype(jnp.float32)
 
 
-def network_fields(network: type[nn.Module]) -> set[str]:
-    """The fields of a network that a config may set."""
+def network_fields(network: type[nn.Module]) -> dict[str, Any]:
+    """The fields of a network that a config may set, with their defaults."""
     fixed = {"shape", "dtype", "parent", "name"}
-    return {field.name for field in dataclasses.fields(network)} - fixed
+    return {f.name: f.default for f in dataclasses.fields(network) if f.name not in fixed}
 
 
 GENERATORS: dict[str, type[nn.Module]] = {"mlp": MLPGenerator, "dcgan": DCGANGenerator}

@@ -5,6 +5,7 @@ Nothing here is written before `create`, which training calls once everything ha
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -12,14 +13,17 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from absl import app
-from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 # What a resumed run may change: how long it goes on and how often it reports, not what it is.
 RESUMABLE = ("num_steps", "target", "log_every", "sample_every", "checkpoint_every")
@@ -31,17 +35,20 @@ def check(workdir: Path, config: ConfigDict) -> bool:
     """Whether `workdir` holds a run to be resumed with this config (False: it can become one).
 
     Raises:
-      app.UsageError: it is a file, cannot be written, or holds a run of another config.
+      app.UsageError: it is a file, cannot be written, is damaged, or holds a run of another config.
     """
-    existing = workdir
-    while not os.path.lexists(existing) and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise app.UsageError(f"workdir {workdir}: {existing} is no folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise app.UsageError(f"workdir {workdir}: {existing} is not writable")
-    if not (workdir / "config.json").exists():
-        return False
+    try:
+        _check_writable(workdir)
+        if not (workdir / "config.json").exists():
+            if remains := [x for x in ("checkpoints", "metrics.jsonl") if (workdir / x).exists()]:
+                raise app.UsageError(
+                    f"workdir {workdir} has {' and '.join(remains)} but no config.json: no run "
+                    "that could be resumed. Choose another --workdir"
+                )
+            return False
+        read_metrics(workdir)
+    except OSError as error:
+        raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
     old, new = flatten(read_config(workdir)), flatten(config.to_dict())
     changed = [
         f"{field} ({old.get(field)} there, {new.get(field)} now)"
@@ -56,6 +63,22 @@ def check(workdir: Path, config: ConfigDict) -> bool:
     return True
 
 
+def _check_writable(workdir: Path) -> None:
+    """Raises app.UsageError where a file is in the way, or rights are missing."""
+    existing = workdir
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    places = [existing]
+    if existing == workdir:
+        folders = [workdir / name for name in ("samples", "checkpoints")]
+        places += [folder for folder in folders if os.path.lexists(folder)]
+    for place in places:
+        if not place.is_dir():
+            raise app.UsageError(f"workdir {workdir}: {place} is no folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise app.UsageError(f"workdir {workdir}: {place} is not writable")
+
+
 def read_config(workdir: Path) -> dict[str, Any]:
     """The config of the run in `workdir`.
 
@@ -63,9 +86,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
       app.UsageError: there is no run.
     """
     try:
-        return json.loads((workdir / "config.json").read_text())
+        config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise app.UsageError(f"{workdir} holds no run: config.json: {error}") from error
+    if not isinstance(config, dict):
+        raise app.UsageError(f"{workdir} holds no run: config.json is no config")
+    return config
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -79,11 +105,32 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def create(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder, and writes down the config and the environment."""
-    (workdir / "samples").mkdir(parents=True, exist_ok=True)
-    _write_json(workdir / "config.json", config.to_dict())
-    _write_json(workdir / "env.json", environment())
+def create(workdir: Path, config: ConfigDict, resuming: bool) -> None:
+    """Makes the folder, and writes down the config and, one entry a start, the environment.
+
+    Raises:
+      app.UsageError: that cannot be done, or another run has begun there in the meantime.
+    """
+    starts = []
+    try:
+        (workdir / "samples").mkdir(parents=True, exist_ok=True)
+        if resuming:
+            starts = _read_starts(workdir)
+        else:
+            (workdir / "config.json").touch(exist_ok=False)
+        _write_json(workdir / "config.json", config.to_dict())
+        _write_json(workdir / "env.json", {**environment(), "earlier_starts": starts})
+    except OSError as error:
+        raise app.UsageError(f"workdir {workdir}: {error.strerror}: {error.filename}") from error
+
+
+def _read_starts(workdir: Path) -> list[dict[str, Any]]:
+    """The environments of the starts so far, the oldest first."""
+    try:
+        latest = json.loads((workdir / "env.json").read_text())
+        return [*latest.pop("earlier_starts", []), latest]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def environment() -> dict[str, Any]:
@@ -103,6 +150,9 @@ class Log:
     """metrics.jsonl and TensorBoard's events of one run, going on after `step`.
 
     Rows of later steps, which an interrupted run has left, are dropped.
+
+    Attributes:
+      last: the last row that is kept; of a new run step 0, images 0 and seconds 0.
     """
 
     def __init__(self, workdir: Path, step: int):
@@ -110,21 +160,26 @@ class Log:
 
         path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if row["step"] <= step]
-        self.seconds_before = rows[-1]["seconds"] if rows else 0.0
+        self.last = rows[-1] if rows else {"step": 0, "images": 0, "seconds": 0.0}
         _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._going = False
         self._workdir = workdir
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 
     def write(self, step: int, images: int, seconds: float, metrics: dict[str, float]) -> None:
         """One row. NaN and infinity are null in the file, as JSON has neither."""
-        row = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        row = {"step": step, "images": images, "seconds": round(seconds, 3), **row}
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        row = {"step": step, "images": images, "seconds": round(seconds, 3), **finite}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
-        self._events.add_scalar("images_per_second", images / max(seconds, 1e-9), step)
+        for name, value in finite.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+        if self._going:  # the time before the first row compiled the step
+            rate = (images - self.last["images"]) / max(seconds - self.last["seconds"], 1e-9)
+            self._events.add_scalar("images_per_second", rate, step)
+        self.last, self._going = row, True
 
     def picture(self, step: int, picture: Image.Image) -> None:
         """Writes samples/step_....png, and shows it in TensorBoard."""
@@ -182,70 +237,130 @@ def draw_points(fake: np.ndarray, real: np.ndarray) -> Image.Image:
 
 
 class Checkpoints:
-    """The states of a run, by step; the latest CHECKPOINTS_KEPT are kept."""
+    """The states of a run, by step; the latest CHECKPOINTS_KEPT are kept.
+
+    Nothing is made or changed in the folder before the first `save`.
+
+    Raises:
+      OSError: a state could not be written; found at the next `save`, or at `close`.
+    """
 
     def __init__(self, workdir: Path):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers
 
-        self._args = ocp.args
+        self._ocp = ocp
+        self._path = (workdir / "checkpoints").absolute()
         policy = checkpoint_managers.LatestN(CHECKPOINTS_KEPT)
-        self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
-            options=ocp.CheckpointManagerOptions(preservation_policy=policy),
-        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=False)
+        self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def restore(self, state: Any = None) -> Any:
-        """The latest state, in the structure, types and shapes of `state`, or as nested dicts."""
-        abstract = None if state is None else jax.eval_shape(lambda: state)
+    def restore(self, state: Any) -> Any:
+        """The latest state, in the structure, types and shapes of `state`, on the first device.
+
+        Raises:
+          app.UsageError: it cannot be read.
+        """
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            jax.eval_shape(lambda: state),
+        )
         step = self._manager.latest_step()
-        return self._manager.restore(step, args=self._args.StandardRestore(abstract))
+        try:
+            return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+        except Exception as error:  # Orbax and what it is built on have many
+            raise self._damaged(step, error) from error
+
+    def read(self) -> dict[str, Any]:
+        """The latest state, whatever it is and whatever devices it comes from: nested dicts.
+
+        Raises:
+          app.UsageError: it cannot be read.
+        """
+        step = self._manager.latest_step()
+        reader = self._ocp.PyTreeCheckpointer()
+        place = self._path / str(step) / "default"
+        try:
+            tree = reader.metadata(place).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return reader.restore(place, restore_args=as_numpy)
+        except Exception as error:  # Orbax and what it is built on have many
+            raise self._damaged(step, error) from error
+        finally:
+            reader.close()
 
     def save(self, step: int, state: Any) -> None:
         """Writes in the background; a step that is there already is left alone."""
-        if self._manager.latest_step() != step:
-            self._manager.save(step, args=self._args.StandardSave(state))
+        if self._manager.latest_step() == step:
+            return
+        with self._writing():
+            self._path.mkdir(exist_ok=True)
+            self._manager.save(step, args=self._ocp.args.StandardSave(state))
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    def _damaged(self, step: int | None, error: Exception) -> app.UsageError:
+        return app.UsageError(
+            f"the checkpoint {self._path / str(step)} cannot be read "
+            f"({str(error).partition(chr(10))[0][:200]}): delete that folder to go on from the "
+            "one before"
+        )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and what it is built on have many
+            reason = str(error).partition("\n")[0][:200]
+            raise OSError(f"no checkpoint could be written in {self._path}: {reason}") from error
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, up to one that a kill has cut off."""
+    """The rows of metrics.jsonl, but for one that a kill has cut off, or that is damaged.
+
+    Raises:
+      OSError: it cannot be read.
+    """
     path = workdir / "metrics.jsonl"
+    if not os.path.lexists(path):
+        return []
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            row = json.loads(line)
+            if {"step", "images", "seconds"} <= set(row):
+                rows.append(row)
+        except (ValueError, TypeError):
+            continue
     return rows
 
 
 def read_networks(workdir: Path) -> dict[str, Any]:
-    """The latest checkpoint of a run, as nested dicts.
+    """The latest checkpoint of a run, as nested dicts of NumPy arrays.
 
     Raises:
       app.UsageError: there is no run, or no checkpoint in it.
     """
     read_config(workdir)
     checkpoints = Checkpoints(workdir)
-    if checkpoints.latest_step() is None:
-        raise app.UsageError(f"{workdir} has no checkpoint")
-    state = checkpoints.restore()
-    checkpoints.close()
-    return state
+    try:
+        if checkpoints.latest_step() is None:
+            raise app.UsageError(f"{workdir} has no checkpoint")
+        return checkpoints.read()
+    finally:
+        checkpoints.close()
 
 
-def summary(workdir: Path, step: int, images: int, seconds: float) -> str:
-    """Where everything is, and how fast it came."""
-    lines = [
-        f"Step {step:,}: {images:,} images in {seconds:.1f} s ({images / seconds:,.0f} a second)"
-    ]
+def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) -> str:
+    """Where everything is, and how fast it came (images a second, without compilation)."""
+    lines = [f"Step {step:,}: {images:,} images in {seconds:.1f} s ({rate:,.0f} a second)"]
     for name, place in (
         ("pictures", "samples"),
         ("metrics", "metrics.jsonl"),

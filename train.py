@@ -6,7 +6,6 @@ The same --workdir resumes. Press Ctrl-C to stop after the current step; what is
 from __future__ import annotations
 
 import functools
-import math
 import signal
 import sys
 import time
@@ -34,6 +33,8 @@ INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new ru
 DESCRIBE = flags.DEFINE_bool("describe", False, "Say what would be trained, and train nothing.")
 
 NUM_SAMPLES = 100  # of a picture
+# Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
+ORDER_KEY, PICTURE_KEY = 2**32 - 1, 2**32 - 2
 
 
 @functools.partial(jax.jit, static_argnames=("gan", "lazy"), donate_argnames="state")
@@ -71,8 +72,8 @@ def main(argv: list[str]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)
-    workdir = Path(WORKDIR.value or default_workdir(config, cli.config_name()))
-    init_from = Path(INIT_FROM.value) if INIT_FROM.value else None
+    workdir = Path(WORKDIR.value or default_workdir(config, cli.config_name())).expanduser()
+    init_from = Path(INIT_FROM.value).expanduser() if INIT_FROM.value else None
     train_and_evaluate(config, workdir, init_from, stop=lambda: bool(signals))
     if signals:
         sys.exit(128 + signals[0])
@@ -92,8 +93,8 @@ def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan]:
 
 
 def default_workdir(config: ConfigDict, name: str) -> str:
-    """runs/<config>-<recipe>-<time>."""
-    time_now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    """runs/<config>-<recipe>-<time>, to the microsecond: runs that begin together are apart."""
+    time_now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return "runs/" + "-".join(part for part in (name, config.recipe, time_now) if part)
 
 
@@ -113,44 +114,48 @@ def train_and_evaluate(
     Returns:
       The last state.
     Raises:
-      app.UsageError: a mistake, before anything is written; weights that do not fit
-        `init_from` are found after `init` has been compiled.
+      app.UsageError: a mistake, before anything is compiled or written.
+      OSError: the run's folder could not be written to.
     """
     dataset, gan = prepare(config)
     resuming = runs.check(workdir, config)
     if resuming and init_from:
         raise app.UsageError(f"init_from is for a new run, and workdir {workdir} holds one")
-    donor = runs.read_networks(init_from) if init_from else None
-    state = gans.init(gan, config, jax.random.key(config.seed))
+    abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(config.seed)))
+    donor = read_donor(init_from, abstract_state) if init_from else None
+    checkpoints = runs.Checkpoints(workdir)
+    restored = checkpoints.latest_step() is not None
+    state = checkpoints.restore(abstract_state) if restored else None
+    runs.create(workdir, config, resuming)
+
+    if state is None:
+        state = gans.init(gan, config, jax.random.key(config.seed))
     if donor:
         state = with_networks(state, donor)
-
-    runs.create(workdir, config)
-    checkpoints = runs.Checkpoints(workdir)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
-    step = first_step = int(state.step)
+    step = int(state.step)
     log = runs.Log(workdir, step)
-    examples = {k: jax.device_put(v) for k, v in dataset._asdict().items() if v is not None}
+    examples = {"images": jax.device_put(dataset.images)}
+    if dataset.labels is not None:
+        examples["labels"] = jax.device_put(dataset.labels)
     indices = data.make_indices(
-        state.key,
+        jax.random.fold_in(state.key, ORDER_KEY),
         len(dataset.images),
         gans.batch_shape(gan),
         dataset.labels if config.balanced else None,
     )
-    latents = gans.draw_latents(gan, jax.random.key(config.seed), NUM_SAMPLES)
+    latents = gans.draw_latents(gan, jax.random.fold_in(state.key, PICTURE_KEY), NUM_SAMPLES)
 
     def report_picture() -> None:
         fakes = np.asarray(sample(gan, state, latents))
         log.picture(step, runs.draw(fakes, dataset.images))
 
-    print(
-        f"{'Resuming' if step else 'Training'} in {workdir}, step {step:,} of {config.num_steps:,}"
-    )
-    if step == 0 and config.sample_every:
+    print(f"{'Resuming' if resuming else 'Training'} in {workdir}, from step {step:,}")
+    start = compiled = time.perf_counter()
+    seconds_before, first_step = log.last["seconds"], step
+    reached = target_reached(config, log.last)
+    ending = reached or stop()
+    if step == 0 and config.sample_every and not ending:
         report_picture()
-    start = time.perf_counter()
-    reached = ending = False
     with tqdm(
         total=config.num_steps * config.batch_size,
         initial=step * config.batch_size,
@@ -158,53 +163,72 @@ def train_and_evaluate(
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     ) as bar:
-        while step < config.num_steps and not ending:
-            lazy = (step + 1) % config.lazy_every == 0
-            state, metrics = train_step(gan, state, examples, indices(step), lazy)
-            step += 1
-            bar.update(config.batch_size)
-            last = step == config.num_steps
-            if _due(step, config.log_every, last):
-                row = {f"train/{name}": float(value) for name, value in metrics.items()}
-                seconds = log.seconds_before + time.perf_counter() - start
-                log.write(step, step * config.batch_size, seconds, row)
-                bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
-                if config.target.metric:
-                    reached = row.get(config.target.metric, math.inf) <= config.target.value
-            if _due(step, config.sample_every, last or reached):
-                report_picture()
-            ending = last or reached or stop()
-            if _due(step, config.checkpoint_every, ending):
-                checkpoints.save(step, state)
-    jax.block_until_ready(state)
-    seconds = time.perf_counter() - start
-    checkpoints.close()
-    log.close()
+        try:
+            while step < config.num_steps and not ending:
+                lazy = (step + 1) % config.lazy_every == 0
+                state, metrics = train_step(gan, state, examples, indices(step), lazy)
+                step += 1
+                if step == first_step + 1:
+                    jax.block_until_ready(state)
+                    compiled = time.perf_counter()
+                bar.update(config.batch_size)
+                last = step == config.num_steps
+                if _due(step, config.log_every, last):
+                    row = {f"train/{name}": float(value) for name, value in metrics.items()}
+                    seconds = seconds_before + time.perf_counter() - start
+                    log.write(step, step * config.batch_size, seconds, row)
+                    bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
+                    reached = target_reached(config, log.last)
+                if _due(step, config.sample_every, last or reached):
+                    report_picture()
+                ending = last or reached or stop()
+                if _due(step, config.checkpoint_every, ending):
+                    checkpoints.save(step, state)
+            jax.block_until_ready(state)
+            end = time.perf_counter()
+        finally:
+            log.close()
+            checkpoints.close()
     if reached:
         print(f"Reached {config.target.metric} <= {config.target.value}")
-    images = (step - first_step) * config.batch_size
-    print(runs.summary(workdir, step, images, seconds))
+    elif step == first_step and not ending:
+        print(f"Nothing to do: num_steps is {config.num_steps:,}")
+    images, after_first = ((step - n) * config.batch_size for n in (first_step, first_step + 1))
+    rate = max(after_first, 0) / (end - compiled)
+    print(runs.summary(workdir, step, images, end - start, rate))
     return state
 
 
-def with_networks(state: gans.GanState, donor: dict[str, Any]) -> gans.GanState:
-    """A state whose networks and average have the numbers of another one.
+def target_reached(config: ConfigDict, row: dict[str, Any]) -> bool:
+    """Whether the row of metrics.jsonl has the preset figure, or a lower one."""
+    value = row.get(config.target.metric)
+    return value is not None and value <= config.target.value
 
-    Args:
-      state: of a new run.
-      donor: another run's state, as `runs.read_networks` has it.
+
+def read_donor(workdir: Path, abstract_state: gans.GanState) -> dict[str, Any]:
+    """Another run's latest state, as `runs.read_networks` has it.
 
     Raises:
-      app.UsageError: they are of other networks.
+      app.UsageError: there is none, or its networks are not those of `abstract_state`.
     """
+    donor = runs.read_networks(workdir)
+    for player in ("generator", "discriminator", "average"):
+        ours = getattr(abstract_state, player)
+        for kind in ("params", "variables"):
+            shapes = (
+                jax.tree.map(jnp.shape, x) for x in (getattr(ours, kind), donor[player][kind])
+            )
+            if next(shapes) != next(shapes):
+                raise app.UsageError(f"init_from: the {player} of {workdir} is another network")
+    return donor
+
+
+def with_networks(state: gans.GanState, donor: dict[str, Any]) -> gans.GanState:
+    """A state whose networks and average have the numbers of a donor (`read_donor`)."""
     replaced = {}
     for player in ("generator", "discriminator", "average"):
-        ours = getattr(state, player)
-        network = {"params": ours.params, "variables": ours.variables}
-        theirs = {name: donor[player][name] for name in network}
-        if jax.tree.map(jnp.shape, network) != jax.tree.map(jnp.shape, theirs):
-            raise app.UsageError(f"init_from: the {player} of that run is another network")
-        replaced[player] = ours.replace(**jax.tree.map(jnp.asarray, theirs))
+        numbers = {kind: jax.device_put(donor[player][kind]) for kind in ("params", "variables")}
+        replaced[player] = getattr(state, player).replace(**numbers)
     return state.replace(**replaced)
 
 

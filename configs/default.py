@@ -1,9 +1,16 @@
 """Every field of a config, with its default; a page a data set (mnist.py, ...) changes some.
 
-Fields that are None take the value of the network, or of the data set, that is chosen.
+Fields that are None take the value of the network, or of the data set, that is chosen. A penalty,
+an augmentation or a network's field that a fork adds in its own file is a field here by itself.
 """
 
+import inspect
+
 from ml_collections import ConfigDict, config_dict
+
+from augment import AUGMENTATIONS
+from models import DISCRIMINATORS, GENERATORS, network_fields
+from penalties import PENALTIES
 
 
 def get_config() -> ConfigDict:
@@ -17,33 +24,30 @@ def get_config() -> ConfigDict:
     config.data_dir = config_dict.placeholder(str)  # None: TFDS_DATA_DIR or TFDS's own default
     config.resolution = config_dict.placeholder(int)  # pixels; None: as the data set has it
     config.balanced = False  # draw every class equally often
-    config.augment = ConfigDict()  # of the real images; the generator learns their distribution
-    config.augment.flip = 0.0  # probability of mirroring left to right
-    config.augment.crop = 0  # pixels of random shift
+    # Of the real images: the generator learns their distribution. As in augment.py; 0 is off
+    config.augment = ConfigDict()
+    for name, function in AUGMENTATIONS.items():
+        strength = list(inspect.signature(function, eval_str=True).parameters.values())[-1]
+        config.augment[name] = strength.annotation(0)
 
     # Networks: names and fields as in models.py
     config.latent_dim = 100
-    config.generator = ConfigDict()
-    config.generator.name = "mlp"
-    config.generator.width = config_dict.placeholder(int)
-    config.generator.depth = config_dict.placeholder(int)
-    config.discriminator = ConfigDict()
-    config.discriminator.name = "mlp"
-    config.discriminator.width = config_dict.placeholder(int)
-    config.discriminator.depth = config_dict.placeholder(int)
-    config.discriminator.norm = config_dict.placeholder(str)  # batch or none
+    for player, networks in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+        config[player] = ConfigDict({"name": "mlp"})
+        for network in networks.values():
+            for field, default in network_fields(network).items():
+                config[player][field] = config_dict.placeholder(type(default))
     config.precision = "float32"  # float32 or bfloat16: the networks' arithmetic, not parameters
 
     # The game
     config.loss = "non_saturating"  # as in losses.py
-    config.penalties = ConfigDict()  # weights; 0 is off
-    config.penalties.r1 = 0.0
+    config.penalties = ConfigDict(dict.fromkeys(PENALTIES, 0.0))  # weights; 0 is off
     config.lazy_every = 1  # penalties only in every so-manieth step, that much heavier
     config.d_steps = 1  # discriminator updates before each generator update
 
     # Optimisation
     config.batch_size = 128  # images of one update
-    config.accumulate = 1  # micro-batches of a batch; on a CPU they save no memory yet
+    config.accumulate = 1  # micro-batches of a batch, one after the other: less memory
     config.num_steps = 5_000  # generator updates
     config.optimizer = ConfigDict()
     for player in ("generator", "discriminator"):
@@ -61,4 +65,4 @@ def get_config() -> ConfigDict:
     config.target = ConfigDict()  # stop when this logged metric has fallen to this value
     config.target.metric = ""  # such as train/d_accuracy; empty: no target
     config.target.value = 0.0
-    return config
+    return config.lock()  # a mistyped name in a page is an error
