@@ -10,7 +10,8 @@ demo: $(VENV)/user.stamp
 	JAX_PLATFORMS=cpu $(BIN)/python train.py --config=configs/digits.py --workdir=runs/demo
 
 test: $(VENV)/dev.stamp
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not alone"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m alone -n0
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from penalties import PENALTIES
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-FLOAT32 = np.finfo(np.float32)
+SMALLEST, LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 PLAYERS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
@@ -58,7 +58,7 @@ def check_values(config: ConfigDict) -> None:
         optimizer, place = config.optimizer[player], f"optimizer.{player}"
         _choose(gans.OPTIMIZERS, optimizer.name, f"{place}.name")
         _require(
-            FLOAT32.tiny <= optimizer.learning_rate <= FLOAT32.max,
+            SMALLEST <= optimizer.learning_rate <= LARGEST,
             f"{place}.learning_rate must be more than 0, not {optimizer.learning_rate}",
         )
         for beta in ("b1", "b2"):
@@ -155,7 +155,7 @@ def memory() -> int:
 
 
 def _check_strength(field: str, strength: float) -> None:
-    _require(0 <= strength <= FLOAT32.max, f"{field} must be 0 (off) or more, not {strength}")
+    _require(0 <= strength <= LARGEST, f"{field} must be 0 (off) or more, not {strength}")
 
 
 def _choose(choices: dict[str, Any], name: str, field: str) -> str:

@@ -97,8 +97,9 @@ def load_config(path: str) -> ConfigDict:
             frames[-1],
         )
         # ml_collections shows the whole config between the mistake and the nearest field.
-        message = re.sub(r"Other fields present:.*}\"", "", str(error), flags=re.DOTALL)
-        message = message.replace("\\n", "").strip("'")
+        message = re.sub(
+            r"^'(.*)Other fields present:.*}\"(?:\\n)?(.*)'$", r"\1\2", str(error), flags=re.S
+        )
         raise app.UsageError(
             f"config file {path}: {type(error).__name__}: {message} "
             f"({Path(where.filename).name}, line {where.lineno})"

@@ -28,12 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PNG_END = b"IEND\xaeB`\x82"
 TOY_SIZE = 100_000
 
 
@@ -211,13 +212,18 @@ def _read_image(file: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow only warns of some truncated files
             warnings.filterwarnings("ignore", "Palette images with Transparency")
-            with Image.open(file) as picture:
-                picture.verify()  # a PNG's last chunks, which decoding does not reach
-            with Image.open(file) as picture:
+            content = file.read_bytes()
+            with Image.open(io.BytesIO(content)) as picture:
+                picture.verify()  # a PNG's chunks, to the last of which decoding does not get
+                if picture.format == "PNG" and PNG_END not in content:
+                    raise ValueError("its end is missing")
+            with Image.open(io.BytesIO(content)) as picture:
                 if picture.mode[0] in "IF":
                     raise ValueError(f"its mode is {picture.mode}, not 8 bits a channel")
                 mode = "L" if picture.mode in ("L", "LA", "1") else "RGB"
                 return ImageOps.exif_transpose(picture).convert(mode)
+    except UnidentifiedImageError as error:
+        raise app.UsageError(f"{file} cannot be read: it is no image") from error
     except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
         raise app.UsageError(f"{file} cannot be read: {_reason(error)}") from error
 

@@ -110,7 +110,7 @@ def train_and_evaluate(
       config: see configs/default.py.
       workdir: the run's folder (runs.py).
       init_from: a run whose networks a new run starts from.
-      stop: asked after every step; where true the run is saved and ends.
+      stop: asked before the first step and after each; where true the run is saved and ends.
     Returns:
       The last state.
     Raises:

@@ -1,7 +1,11 @@
 """A run's folder."""
 
 import json
+import re
+import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,7 +46,7 @@ def test_log_goes_on_after_its_step_and_drops_later_rows(tmp_path):
         log.write(step, step * 8, step / 10, {"train/d_loss": 1.5 / step, "train/x": np.nan})
     log.close()
     log = runs.Log(tmp_path, step=20)
-    assert log.seconds_before == 2.0
+    assert log.last["seconds"] == 2.0
     log.write(30, 240, 3.5, {"train/d_loss": 0.25, "train/x": 1.0})
     log.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -54,10 +58,11 @@ def test_log_goes_on_after_its_step_and_drops_later_rows(tmp_path):
 
 
 def test_a_row_that_was_cut_off_is_dropped(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "seconds": 1.0}\n{"step": 20, "sec')
+    row = '{"step": 10, "images": 80, "seconds": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(row.encode() + b'3\n\xff\n{"step": 20, "sec')
     log = runs.Log(tmp_path, step=10)
     log.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10, "seconds": 1.0}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == row
 
 
 def test_checkpoints_keep_the_latest(tmp_path):
@@ -77,7 +82,9 @@ def test_check_says_what_a_workdir_is(tmp_path, make_config):
     config = make_config()
     assert runs.check(tmp_path / "a" / "b", config) is False
     assert not (tmp_path / "a").exists()
-    runs.create(tmp_path / "a" / "b", config)
+    runs.create(tmp_path / "a" / "b", config, resuming=False)
+    with pytest.raises(app.UsageError, match="File exists"):  # begun by another at the same time
+        runs.create(tmp_path / "a" / "b", config, resuming=False)
     assert runs.check(tmp_path / "a" / "b", config) is True
     for changes in (
         {"num_steps": 7, "log_every": 3},
@@ -101,6 +108,50 @@ def test_environment_says_what_a_result_depends_on():
     assert {"jax", "flax", "optax", "numpy"} <= set(environment["versions"])
     assert environment["devices"] == ["cpu"] * 4
     assert environment["git_revision"] is None or len(environment["git_revision"]) >= 40
+
+
+def test_every_start_is_written_down(tmp_path, make_config, monkeypatch):
+    for i in range(3):
+        monkeypatch.setattr(sys, "argv", ["train.py", f"--start={i}"])
+        runs.create(tmp_path, make_config(), resuming=i > 0)
+    latest = json.loads((tmp_path / "env.json").read_text())
+    earlier = latest.pop("earlier_starts")
+    assert [start["command"][1] for start in (*earlier, latest)] == [
+        f"--start={i}" for i in range(3)
+    ]
+    assert all("earlier_starts" not in start for start in earlier)
+
+
+def test_a_checkpoint_of_another_device_opens_here(tmp_path):
+    state = {"key": jax.random.key(3), "weights": jnp.arange(6.0).reshape(2, 3)}
+    checkpoints = runs.Checkpoints(tmp_path)
+    checkpoints.save(7, state)
+    checkpoints.close()
+    (sharding,) = tmp_path.rglob("_sharding")
+    written = sharding.read_text()
+    assert "cpu:0" in written.lower()
+    sharding.write_text(re.sub("(?i)cpu:0", "cuda:0", written))
+    (tmp_path / "config.json").write_text("{}")
+    checkpoints = runs.Checkpoints(tmp_path)
+    restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    checkpoints.close()
+    np.testing.assert_array_equal(restored["weights"], state["weights"])
+    assert (jax.random.key_data(restored["key"]) == jax.random.key_data(state["key"])).all()
+    np.testing.assert_array_equal(runs.read_networks(tmp_path)["weights"], state["weights"])
+
+
+def test_looking_at_a_run_leaves_it_as_it_is(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(app.UsageError, match="has no checkpoint"):
+        runs.read_networks(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_error(tmp_path, monkeypatch):
+    checkpoints = runs.Checkpoints(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="no checkpoint could be written in .*: full"):
+        checkpoints.save(1, {"x": jnp.zeros(3)})
 
 
 def test_pictures_can_be_opened(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def test_a_resume_in_the_middle_of_an_epoch_gives_the_same_bits(make_config, tmp
     train.train_and_evaluate(config, tmp_path / "whole")
     assert 56 * 32 < 1_797 < 57 * 32
 
-    steps = iter(range(1, 1_000))
+    steps = iter(range(1_000))  # asked before the first step, then after each
     stopped = train.train_and_evaluate(config, tmp_path / "cut", stop=lambda: next(steps) == 57)
     assert int(stopped.step) == 57
     train.train_and_evaluate(config, tmp_path / "cut")
@@ -180,6 +181,13 @@ def test_a_target_ends_training(command, tmp_path):
     losses = [row["train/d_loss"] for row in rows(tmp_path)]
     assert losses[-1] <= 1.2 < min(losses[:-1], default=9)
     assert "Reached train/d_loss <= 1.2" in outcome.out
+    before = rows(tmp_path)
+    outcome = command(
+        *DIGITS, f"--workdir={tmp_path}", "--config.num_steps=500", "--config.log_every=10",
+        "--config.target.metric=train/d_loss", "--config.target.value=1.2",
+    )  # fmt: skip
+    assert (outcome.code, rows(tmp_path)) == (0, before)  # started again, it has still reached it
+    assert "Reached train/d_loss <= 1.2" in outcome.out
     step = rows(tmp_path)[-1]["step"]
     assert step < 500
     assert runs.sample_path(tmp_path, step).exists()
@@ -192,7 +200,7 @@ def test_never_is_never(command, tmp_path):
     )  # fmt: skip
     assert outcome.code == 0
     assert not list((tmp_path / "samples").iterdir())
-    assert not list((tmp_path / "checkpoints").iterdir())
+    assert not (tmp_path / "checkpoints").exists()
     assert rows(tmp_path) == []
 
 
@@ -210,12 +218,15 @@ def test_init_from_takes_the_weights_and_nothing_else(make_config, command, tmp_
     assert float(state.hparams["generator"]["learning_rate"]) == pytest.approx(5e-3)
 
     base = ("train.py", "--config=configs/digits.py", f"--init_from={tmp_path / 'donor'}")
-    outcome = command(*base, f"--workdir={tmp_path / 'x'}", "--config.generator.width=9")
-    assert (outcome.code, "the generator of that run is another network" in outcome.err) == (
-        2,
-        True,
-    )
-    assert not (tmp_path / "x").exists()
+    for change, player in (
+        ("generator.width=9", "generator"),
+        ("discriminator.depth=3", "discriminator"),
+    ):
+        outcome = command(*base, f"--workdir={tmp_path / 'x'}", f"--config.{change}")
+        words = f"init_from: the {player} of {tmp_path / 'donor'} is another network"
+        assert (outcome.code, words in outcome.err) == (2, True), outcome.err
+        assert outcome.compilations == 0
+        assert not (tmp_path / "x").exists()
     outcome = command(*base, f"--workdir={tmp_path / 'heir'}", "--config.batch_size=16",
                       "--config.seed=7", "--config.optimizer.generator.learning_rate=5e-3",
                       "--config.ema_half_life=50")  # fmt: skip
@@ -238,7 +249,9 @@ def test_describe_trains_nothing(command, tmp_path, monkeypatch):
 
 def test_the_default_workdir_says_what_it_is(make_config):
     config = make_config("configs/digits.py:goodfellow")
-    assert train.default_workdir(config, "digits").startswith("runs/digits-goodfellow-20")
+    first, second = (train.default_workdir(config, "digits") for _ in range(2))
+    assert first.startswith("runs/digits-goodfellow-20")
+    assert first != second
 
 
 def test_one_compilation_of_the_step_in_a_run(make_config, tmp_path):
@@ -269,6 +282,14 @@ MISTAKES = {
     "batch too large": (("--config.batch_size=2000",), "batch_size=2000 is larger than digits: 1797"),
     "negative rate": (("--config.optimizer.discriminator.learning_rate=-1",), "must be more than 0, not -1.0"),
     "negative steps": (("--config.num_steps=-1",), "num_steps must be 0 or more, not -1"),
+    "no flagfile": (("--flagfile=/nowhere",), "Unable to open flagfile"),
+    "a rate that is infinite in float32": (
+        ("--config.optimizer.generator.learning_rate=1e60",), "learning_rate must be more than 0"),
+    "latents beyond the memory": (("--config.latent_dim=1000000000000",), "these networks and latents need"),
+    "networks beyond the memory": (("--config.generator.width=100000000",), "these networks and latents need"),
+    "images beyond the memory": (("--config.resolution=100000",), "digits at resolution=100000 takes"),
+    "a version that is not": (("--config.dataset=mnist:9.0.1",), "dataset mnist:9.0.1: "),
+    "large seed": (("--config.seed=4294967296",), "seed must be less than 2**32, not 4294967296"),
     "negative seed": (("--config.seed=-1",), "seed must be 0 or more, not -1"),
     "unknown loss": (("--config.loss=x",), "loss='x' does not exist: choose from minimax, non_saturating"),
     "unknown model": (("--config.generator.name=x",), "generator.name='x' does not exist: choose from mlp, dcgan"),
@@ -313,6 +334,12 @@ def test_a_mistake_is_one_line(command, tmp_path, mistake):
     assert not workdir.exists()
 
 
+PAGE = """from configs import recipes
+def get_config():
+    config = recipes.get_config("mescheder")
+    """
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -324,10 +351,23 @@ def test_a_mistake_is_one_line(command, tmp_path, mistake):
         ),
         ("def get_config():\n    return {}['rate']", "KeyError: 'rate' (config.py, line 2)"),
         ("def get_config():\n    return 3", "returns no ConfigDict"),
+        (PAGE + "config.los = 'x'", 'Did you mean "loss" instead of "los"? (config.py, line 4)'),
+        (PAGE + "config.generator.widht = 3", 'Did you mean "width"'),
+        (PAGE + "config.batch_size = 'x'", "'batch_size' (reference). x is of original type"),
+        (
+            PAGE + "config.unlock(); config.los = 'x'",
+            "the field los does not exist: did you mean loss?",
+        ),
+        (PAGE + "config.unlock(); del config.loss", "the field loss is missing"),
+        (
+            PAGE + "\n    with config.ignore_type(): config.d_steps = 1.5",
+            "d_steps takes int, not 1.5",
+        ),
     ],
 )
 def test_a_config_file_that_is_none(command, tmp_path, source, words):
-    (tmp_path / "config.py").write_text(source)
+    ending = "\n    return config" if source.startswith(PAGE) else ""
+    (tmp_path / "config.py").write_text(source + ending)
     outcome = command("train.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path}/run")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
@@ -351,11 +391,146 @@ def test_a_workdir_that_is_a_file(command, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_workdir_that_is_not_writable(command, tmp_path):
-    tmp_path.chmod(0o500)
+def test_a_workdir_that_is_not_writable(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(tmp_path)))
     outcome = command(*DIGITS, f"--workdir={tmp_path / 'run'}")
     assert (outcome.code, "is not writable" in outcome.err) == (2, True)
+    assert outcome.compilations == 0
+
+
+@pytest.mark.parametrize("workdir", ["/proc/x", "/sys/x/y", "x" * 300])
+def test_a_workdir_that_cannot_be_made(command, tmp_path, workdir):
+    outcome = command(*DIGITS, f"--workdir={tmp_path / workdir}")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "workdir" in outcome.err
+    assert outcome.compilations == 0
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    config = cli.load_config("configs/digits.py")
+    config.update_from_flattened_dict({"batch_size": 16, "num_steps": 2, "log_every": 1})
+    config.update_from_flattened_dict({"generator.width": 8, "discriminator.width": 8})
+    workdir = tmp_path_factory.mktemp("run")
+    train.train_and_evaluate(config, workdir)
+    return workdir
+
+
+def replace_by_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("")
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = {
+    "samples is a file": (lambda run: replace_by_file(run / "samples"), "samples is no folder"),
+    "checkpoints is a file": (lambda run: replace_by_file(run / "checkpoints"), "checkpoints is no folder"),
+    "config.json is a list": (lambda run: (run / "config.json").write_text("[]"), "config.json is no config"),
+    "config.json is null": (lambda run: (run / "config.json").write_text("null"), "config.json is no config"),
+    "config.json is cut": (lambda run: (run / "config.json").write_text('{"seed'), "config.json: "),
+    "config.json is gone": (lambda run: (run / "config.json").unlink(), "but no config.json"),
+    "metrics.jsonl is a folder": (lambda run: replace_by_folder(run / "metrics.jsonl"), "Is a directory"),
+    "an empty checkpoint": (lambda run: (run / "checkpoints/5").mkdir(), "checkpoints/5 cannot be read"),
+    "a checkpoint without metadata": (
+        lambda run: [path.write_text("") for path in run.rglob("_METADATA")], "checkpoints/2 cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_workdir_is_one_line_and_stays_as_it_is(command, tmp_path, finished_run, damage):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    do_damage, words = DAMAGES[damage]
+    do_damage(workdir)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    outcome = command(*DIGITS, f"--workdir={workdir}", "--config.num_steps=3")
+    assert outcome.code == 2, outcome
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert outcome.compilations == 0
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ulimit")
+def test_a_full_disk_ends_the_run_with_one_line_at_last(tmp_path):
+    words = (
+        f"train.py --config=configs/digits.py --config.num_steps=20 --workdir={tmp_path / 'run'}"
+    )
+    result = subprocess.run(
+        ["bash", "-c", f"ulimit -f 40; exec {sys.executable} {words}"],
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "train.py: no checkpoint could be written in" in result.stderr
+
+
+def test_stopped_before_the_first_step_it_can_be_resumed(make_config, tmp_path):
+    config = make_config(changes={"batch_size": 16, "num_steps": 2})
+    before = train.train_step._cache_size()
+    state = train.train_and_evaluate(config, tmp_path, stop=lambda: True)
+    assert int(state.step) == 0
+    assert train.train_step._cache_size() == before
+    assert int(train.train_and_evaluate(config, tmp_path).step) == 2
+
+
+def test_fewer_steps_than_there_are_is_nothing_to_do(make_config, tmp_path, capsys):
+    config = make_config(changes={"batch_size": 16, "num_steps": 4})
+    train.train_and_evaluate(config, tmp_path)
+    config.num_steps = 2
+    assert int(train.train_and_evaluate(config, tmp_path).step) == 4
+    assert "Nothing to do: num_steps is 2" in capsys.readouterr().out
+
+
+def test_the_loop_takes_penalties_lazily(make_config, tmp_path):
+    changes = {"batch_size": 16, "num_steps": 7, "log_every": 1, "lazy_every": 3}
+    train.train_and_evaluate(make_config(changes=changes), tmp_path)
+    assert [row["step"] for row in rows(tmp_path) if "train/r1" in row] == [3, 6]
+
+
+def test_the_seed_is_of_weights_latents_and_order(make_config, tmp_path, monkeypatch):
+    orders: dict[str, list] = {}
+    make_indices = data.make_indices
+    changes = {"batch_size": 16, "num_steps": 2, "log_every": 1}
+
+    def train_with(seed: int, name: str) -> None:
+        def spy(*arguments):
+            indices = make_indices(*arguments)
+            orders[name] = [indices(step) for step in range(2)]
+            return indices
+
+        monkeypatch.setattr(data, "make_indices", spy)
+        train.train_and_evaluate(make_config(changes=changes | {"seed": seed}), tmp_path / name)
+
+    for seed, name in ((1, "first"), (1, "again"), (2**32 - 1, "other")):
+        train_with(seed, name)
+    assert_same_run(tmp_path / "first", tmp_path / "again")
+    np.testing.assert_array_equal(orders["first"], orders["again"])
+    assert (np.array(orders["first"]) != orders["other"]).any()
+    first, other = (runs.read_networks(tmp_path / name) for name in ("first", "other"))
+    kernels = [state["generator"]["params"]["Dense_0"]["kernel"] for state in (first, other)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_pictures_are_of_the_average(make_config, tmp_path):
+    """An average that hardly moves draws the first picture again, one without memory does not."""
+    for half_life, same in ((1e12, True), (0.0, False)):
+        changes = {
+            "batch_size": 64,
+            "num_steps": 30,
+            "sample_every": 30,
+            "ema_half_life": half_life,
+        }
+        train.train_and_evaluate(make_config(changes=changes), tmp_path / str(half_life))
+        first, last = (
+            np.asarray(Image.open(runs.sample_path(tmp_path / str(half_life), step))).astype(int)
+            for step in (0, 30)
+        )
+        assert (abs(first - last).max() <= 1) == same
 
 
 @pytest.mark.parametrize("dataset", ["ring", "grid"])
@@ -366,9 +541,25 @@ def test_toys_train_and_are_drawn(make_config, tmp_path, dataset):
     assert picture_size(runs.sample_path(tmp_path, 20)) == (512, 512)
 
 
-def test_balanced_sampling_in_a_run(make_config, tmp_path):
-    changes = {"balanced": True, "batch_size": 16, "num_steps": 3}
-    assert int(train.train_and_evaluate(make_config(changes=changes), tmp_path).step) == 3
+def test_balanced_sampling_in_a_run(make_config, tmp_path, monkeypatch):
+    for name, colour, num in (("black", 0, 60), ("white", 255, 4)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(num):
+            Image.new("L", (8, 8), colour).save(tmp_path / "images" / name / f"{i}.png")
+    seen = []
+    train_step = train.train_step
+
+    def spy(gan, state, examples, indices, lazy):
+        seen.append(np.asarray(examples["images"][indices.ravel()]).mean())
+        return train_step(gan, state, examples, indices, lazy)
+
+    monkeypatch.setattr(train, "train_step", spy)
+    for balanced, expected in ((True, 0.5), (False, 4 / 64)):
+        seen.clear()
+        changes = {"balanced": balanced, "batch_size": 32, "num_steps": 8}
+        changes |= {"dataset": f"folder:{tmp_path / 'images'}"}
+        train.train_and_evaluate(make_config(changes=changes), tmp_path / str(balanced))
+        assert np.mean(seen) / 255 == pytest.approx(expected)
 
 
 def test_digits_are_learnt(make_config, tmp_path):
