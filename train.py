@@ -119,19 +119,20 @@ def train_and_evaluate(
     """
     dataset, gan = prepare(config)
     resuming = runs.check(workdir, config)
-    if resuming and init_from:
+    checkpoints = runs.Checkpoints(workdir)
+    restoring = checkpoints.latest_step() is not None
+    if restoring and init_from:
         raise app.UsageError(f"init_from is for a new run, and workdir {workdir} holds one")
     abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(config.seed)))
     donor = read_donor(init_from, abstract_state) if init_from else None
-    checkpoints = runs.Checkpoints(workdir)
-    restored = checkpoints.latest_step() is not None
-    state = checkpoints.restore(abstract_state) if restored else None
+    restored = checkpoints.restore(abstract_state) if restoring else None
     runs.create(workdir, config, resuming)
 
-    if state is None:
-        state = gans.init(gan, config, jax.random.key(config.seed))
+    state = restored or gans.init(gan, config, jax.random.key(config.seed))
     if donor:
         state = with_networks(state, donor)
+        if config.checkpoint_every:
+            checkpoints.save(0, state)  # a resume does not name the donor again
     step = int(state.step)
     log = runs.Log(workdir, step)
     examples = {"images": jax.device_put(dataset.images)}
@@ -214,12 +215,10 @@ def read_donor(workdir: Path, abstract_state: gans.GanState) -> dict[str, Any]:
     donor = runs.read_networks(workdir)
     for player in ("generator", "discriminator", "average"):
         ours = getattr(abstract_state, player)
-        for kind in ("params", "variables"):
-            shapes = (
-                jax.tree.map(jnp.shape, x) for x in (getattr(ours, kind), donor[player][kind])
-            )
-            if next(shapes) != next(shapes):
-                raise app.UsageError(f"init_from: the {player} of {workdir} is another network")
+        network = {"params": ours.params, "variables": ours.variables}
+        theirs = {kind: donor[player][kind] for kind in network}
+        if jax.tree.map(jnp.shape, network) != jax.tree.map(jnp.shape, theirs):
+            raise app.UsageError(f"init_from: the {player} of {workdir} is another network")
     return donor
 
 

@@ -217,6 +217,9 @@ def test_init_from_takes_the_weights_and_nothing_else(make_config, command, tmp_
     assert int(state.step) == 0
     assert float(state.hparams["generator"]["learning_rate"]) == pytest.approx(5e-3)
 
+    again = train.train_and_evaluate(config, tmp_path / "heir")  # without naming the donor
+    jax.tree.map(np.testing.assert_array_equal, again.generator.params, donor.generator.params)
+
     base = ("train.py", "--config=configs/digits.py", f"--init_from={tmp_path / 'donor'}")
     for change, player in (
         ("generator.width=9", "generator"),
