@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +13,7 @@ from absl import app
 import data
 import gan as gans
 from augment import AUGMENTATIONS
+from configs import default
 from losses import LOSSES
 from models import DISCRIMINATORS, GENERATORS, network_fields
 from penalties import PENALTIES
@@ -49,10 +51,11 @@ def check_values(config: ConfigDict) -> None:
     _choose(gans.PRECISIONS, config.precision, "precision")
     for player, choices in PLAYERS.items():
         network = choices[_choose(choices, config[player].name, f"{player}.name")]
-        for field in network_fields(network):
-            size = config[player].get(field)
+        for field, usual in network_fields(network).items():
+            size = config[player][field]
+            is_size = type(usual) is int and usual >= 1
             _require(
-                not isinstance(size, int) or size >= 1,
+                size is None or not is_size or size >= 1,
                 f"{player}.{field} must be at least 1, not {size}",
             )
         optimizer, place = config.optimizer[player], f"optimizer.{player}"
@@ -64,6 +67,22 @@ def check_values(config: ConfigDict) -> None:
         for beta in ("b1", "b2"):
             value = optimizer[beta]
             _require(0 <= value < 1, f"{place}.{beta} must be in [0, 1), not {value}")
+
+
+def check_page(page: ConfigDict) -> None:
+    """Every field that a config file has changed does something there.
+
+    Raises:
+      app.UsageError: one does not, and why; or a value is impossible.
+    """
+    check_values(page)
+    usual = default.get_config()
+    for field, reason in unused_fields(page).items():
+        changed, unchanged = (operator.attrgetter(field)(config) for config in (page, usual))
+        _require(
+            field == "recipe" or changed == unchanged,
+            f"{field}={changed} in the config file does nothing: {reason}",
+        )
 
 
 def check_overrides(config: ConfigDict, overrides: list[str]) -> None:

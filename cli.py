@@ -8,7 +8,6 @@ any code does. `--config.FIELD=VALUE` then changes a field, by ml_collections' r
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib.util
 import operator
@@ -53,6 +52,10 @@ def parse(argv: list[str]) -> list[str]:
 
 def parse_config(argv: list[str]) -> list[str]:
     """absl's flag parser, with `--config=FILE` loaded and its fields as flags."""
+    try:
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    except flags.Error as error:
+        fail(error)
     path, rest = _split(argv)
     if path is not None:
         try:
@@ -60,8 +63,7 @@ def parse_config(argv: list[str]) -> list[str]:
             _check_fields(config, rest)
         except app.UsageError as error:
             fail(error)
-        with contextlib.suppress(flags.Error):  # a --flagfile; the parser below says it again
-            config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
+        config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
     elif not any(re.match("--?help", argument) for argument in rest):
         fail("--config=FILE is missing: try --config=configs/digits.py")
     try:
@@ -124,9 +126,19 @@ def overrides() -> list[str]:
     return list(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
+def load_page() -> ConfigDict:
+    """The config as its file has it, without what the command line has set."""
+    return load_config(_path())
+
+
 def config_name() -> str:
     """The name of the config file, without folder and ending."""
-    return Path(_split(sys.argv)[0] or "").name.partition(":")[0].removesuffix(".py")
+    return Path(_path()).name.partition(":")[0].removesuffix(".py")
+
+
+def _path() -> str:
+    """The value of --config."""
+    return _split(flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))[0] or ""
 
 
 def fail(message: object, code: int = 2) -> NoReturn:

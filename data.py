@@ -85,7 +85,7 @@ def load(config: ConfigDict) -> Dataset:
     if name == "digits":
         return digits(config.resolution)
     if name.startswith("folder:"):
-        return folder(Path(name.removeprefix("folder:")).expanduser(), config.resolution)
+        return folder(Path(os.path.expanduser(name.removeprefix("folder:"))), config.resolution)
     return tfds_images(name, config.data_dir, config.resolution)
 
 
@@ -196,10 +196,12 @@ def folder(path: Path, resolution: int | None) -> Dataset:
 
 
 def _image_files(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """The images in a folder and those below it, links to folders included, but no circle."""
+    """The images in a folder and those below it: what links lead to, but nothing hidden."""
     if folder.resolve() in above:
         return
     for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
         if path.is_dir():
             yield from _image_files(path, above | {folder.resolve()})
         elif path.suffix.lower() in IMAGE_SUFFIXES:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -105,23 +105,43 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def create(workdir: Path, config: ConfigDict, resuming: bool) -> None:
+def create(workdir: Path, config: ConfigDict, resuming: bool) -> IO:
     """Makes the folder, and writes down the config and, one entry a start, the environment.
 
+    Returns:
+      A file whose closing, or the end of the process, lets another process train in the folder.
     Raises:
-      app.UsageError: that cannot be done, or another run has begun there in the meantime.
+      app.UsageError: that cannot be done, or another process trains there.
     """
     starts = []
     try:
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
+        lock = _lock(workdir / "env.json")
         if resuming:
             starts = _read_starts(workdir)
         else:
             (workdir / "config.json").touch(exist_ok=False)
         _write_json(workdir / "config.json", config.to_dict())
-        _write_json(workdir / "env.json", {**environment(), "earlier_starts": starts})
+        lock.seek(0)
+        lock.truncate()
+        lock.write(json.dumps({**environment(), "earlier_starts": starts}, indent=2) + "\n")
+        lock.flush()
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}: {error.filename}") from error
+    return lock
+
+
+def _lock(path: Path) -> IO:
+    """The file, opened and held by this process alone (where the system has flock)."""
+    file = path.open("a+")
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise app.UsageError(f"workdir {path.parent}: another process trains there") from error
+    return file
 
 
 def _read_starts(workdir: Path) -> list[dict[str, Any]]:
@@ -282,16 +302,16 @@ class Checkpoints:
           app.UsageError: it cannot be read.
         """
         step = self._manager.latest_step()
-        reader = self._ocp.PyTreeCheckpointer()
         place = self._path / str(step) / "default"
+        handler = self._ocp.PyTreeCheckpointHandler()
         try:
-            tree = reader.metadata(place).item_metadata.tree
+            tree = handler.metadata(place).tree
             as_numpy = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return reader.restore(place, restore_args=as_numpy)
+            return handler.restore(place, args=self._ocp.args.PyTreeRestore(restore_args=as_numpy))
         except Exception as error:  # Orbax and what it is built on have many
             raise self._damaged(step, error) from error
         finally:
-            reader.close()
+            handler.close()
 
     def save(self, step: int, state: Any) -> None:
         """Writes in the background; a step that is there already is left alone."""
@@ -366,7 +386,8 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
         ("metrics", "metrics.jsonl"),
         ("checkpoints", "checkpoints"),
     ):
-        lines.append(f"  {name:12} {workdir / place}")
+        if (workdir / place).exists():
+            lines.append(f"  {name:12} {workdir / place}")
     lines.append(f"  {'TensorBoard':12} tensorboard --logdir={workdir}")
     return "\n".join(lines)
 

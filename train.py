@@ -6,6 +6,7 @@ The same --workdir resumes. Press Ctrl-C to stop after the current step; what is
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import time
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
     checks.check_values(config)
+    checks.check_page(cli.load_page())
     checks.check_overrides(config, cli.overrides())
     if DESCRIBE.value:
         print(describe.describe(config, *prepare(config)))
@@ -72,8 +74,9 @@ def main(argv: list[str]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)
-    workdir = Path(WORKDIR.value or default_workdir(config, cli.config_name())).expanduser()
-    init_from = Path(INIT_FROM.value).expanduser() if INIT_FROM.value else None
+    name = WORKDIR.value or default_workdir(config, cli.config_name())
+    workdir = Path(os.path.expanduser(name))
+    init_from = Path(os.path.expanduser(INIT_FROM.value)) if INIT_FROM.value else None
     train_and_evaluate(config, workdir, init_from, stop=lambda: bool(signals))
     if signals:
         sys.exit(128 + signals[0])
@@ -117,8 +120,8 @@ def train_and_evaluate(
       app.UsageError: a mistake, before anything is compiled or written.
       OSError: the run's folder could not be written to.
     """
-    dataset, gan = prepare(config)
     resuming = runs.check(workdir, config)
+    dataset, gan = prepare(config)
     checkpoints = runs.Checkpoints(workdir)
     restoring = checkpoints.latest_step() is not None
     if restoring and init_from:
@@ -126,7 +129,7 @@ def train_and_evaluate(
     abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(config.seed)))
     donor = read_donor(init_from, abstract_state) if init_from else None
     restored = checkpoints.restore(abstract_state) if restoring else None
-    runs.create(workdir, config, resuming)
+    lock = runs.create(workdir, config, resuming)
 
     state = restored or gans.init(gan, config, jax.random.key(config.seed))
     if donor:
@@ -190,6 +193,7 @@ def train_and_evaluate(
         finally:
             log.close()
             checkpoints.close()
+            lock.close()
     if reached:
         print(f"Reached {config.target.metric} <= {config.target.value}")
     elif step == first_step and not ending:

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.augment = ConfigDict()
     for name, function in AUGMENTATIONS.items():
         strength = list(inspect.signature(function, eval_str=True).parameters.values())[-1]
-        config.augment[name] = strength.annotation(0)
+        config.augment[name] = 0 if strength.annotation is int else 0.0
 
     # Networks: names and fields as in models.py
     config.latent_dim = 100

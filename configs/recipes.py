@@ -59,7 +59,7 @@ def dcgan(config: ConfigDict) -> None:
 RECIPES = {f.__name__: f for f in (goodfellow, mescheder, dcgan)}
 
 
-def get_config(name: str) -> ConfigDict:
+def get_config(name: str = "") -> ConfigDict:
     """The default config, changed by the recipe of that name."""
     if name not in RECIPES:
         raise app.UsageError(f"recipe {name!r} does not exist: choose from {', '.join(RECIPES)}")

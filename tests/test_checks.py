@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import flax.linen as nn
 import numpy as np
 import pytest
 from absl import app
 
 import checks
 import gan as gans
+from augment import AUGMENTATIONS
 from data import Dataset
 from models import GENERATORS
+from penalties import PENALTIES
 
-IMAGES = Dataset(np.zeros((100, 28, 28, 1), np.uint8), None)
-POINTS = Dataset(np.zeros((100, 2), np.float32), np.zeros(100, np.int32))
+IMAGES = Dataset(np.zeros((100, 28, 28, 1), np.uint8))
+POINTS = Dataset(np.zeros((100, 2), np.float32), np.zeros(100, np.int32), 1)
 
 
 @pytest.fixture
@@ -70,6 +75,39 @@ def test_a_gradient_penalty_through_batch_normalisation_is_refused(check):
         check("dcgan", **{"penalties.r1": 1.0})
     gan = check("dcgan", **{"penalties.r1": 1.0, "discriminator.norm": "none"})
     assert gan.penalties == ("r1",)
+
+
+def test_a_forks_network_may_have_fields_that_are_no_sizes(make_config, monkeypatch):
+    class Mine(nn.Module):
+        shape: tuple[int, ...]
+        use_bias: bool = True
+        extra: int = 0
+        size: int = 3
+        dtype: Any = None
+
+        @nn.compact
+        def __call__(self, latents, train):
+            return nn.Dense(self.shape[0], self.use_bias)(latents)
+
+    monkeypatch.setitem(GENERATORS, "mine", Mine)
+    changes = {"generator.name": "mine", "generator.use_bias": False, "generator.extra": 0}
+    config = make_config("configs/ring.py:goodfellow", changes)
+    checks.check_values(config)
+    generator = gans.make_gan(config, POINTS.spec).generator
+    assert (generator.use_bias, generator.extra, generator.size) == (False, 0, 3)
+    config.generator.size = 0
+    with pytest.raises(app.UsageError, match="generator.size must be at least 1, not 0"):
+        checks.check_values(config)
+
+
+def test_a_forks_penalty_or_augmentation_is_a_field(make_config, monkeypatch):
+    monkeypatch.setitem(PENALTIES, "mine", lambda discriminate, real, fake: discriminate(fake))
+    monkeypatch.setitem(AUGMENTATIONS, "noise", lambda key, images, strength: images)
+    config = make_config(changes={"penalties.mine": 0.5, "augment.noise": 0.25})
+    checks.check_values(config)
+    gan = gans.make_gan(config, IMAGES.spec)
+    assert gan.penalties == ("mine", "r1")
+    assert gan.augmentations == (("noise", 0.25),)
 
 
 def test_what_is_for_images_is_refused_for_points(check):

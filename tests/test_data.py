@@ -194,11 +194,15 @@ def test_folder_takes_pictures_upright_and_whatever_their_palette(load, folder, 
     assert not recwarn
 
 
-def test_folder_follows_links_and_the_home_folder(load, folder, tmp_path_factory, monkeypatch):
+def test_folder_follows_links_and_leaves_what_is_hidden(
+    load, folder, tmp_path_factory, monkeypatch
+):
     linked = tmp_path_factory.mktemp("linked")
     for name in ("cats", "dogs"):
         (linked / name).symlink_to(folder / name)
     (linked / "dogs" / "circle").symlink_to(linked)
+    (linked / ".thumbnails").mkdir()
+    Image.new("L", (8, 8), 99).save(linked / ".thumbnails" / "0.png")
     monkeypatch.setenv("HOME", str(linked.parent))
     dataset = load(f"folder:~/{linked.name}")
     assert set(dataset.labels) == {0, 1}
@@ -446,7 +450,8 @@ def test_damaged_prepared_data_is_named(load, serve):
 
 
 @pytest.mark.alone
-def test_real_mnist_is_read_in_8_seconds(load, tfds_data: Path):
+def test_real_mnist_is_read_in_8_seconds(load, tfds_data: Path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     start = time.perf_counter()
     dataset = load("mnist", data_dir=str(tfds_data))
     cold = time.perf_counter() - start

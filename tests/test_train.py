@@ -204,6 +204,34 @@ def test_never_is_never(command, tmp_path):
     assert rows(tmp_path) == []
 
 
+def test_init_from_takes_the_variables_too(make_config, tmp_path):
+    changes = {"batch_size": 8, "num_steps": 2, "generator.width": 8, "discriminator.width": 8}
+    config = make_config("configs/digits.py:dcgan", changes | {"resolution": 16})
+    donor = train.train_and_evaluate(config, tmp_path / "donor")
+    config.num_steps, config.seed = 0, 7
+    train.train_and_evaluate(config, tmp_path / "heir", init_from=tmp_path / "donor")
+    state = train.train_and_evaluate(config, tmp_path / "heir")
+    for player in ("generator", "discriminator", "average"):
+        ours, theirs = (getattr(x, player) for x in (state, donor))
+        assert jax.tree.leaves(ours.variables)
+        jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+        jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+
+
+def test_two_processes_do_not_train_in_one_folder(command, tmp_path):
+    words = [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={tmp_path}"]
+    words += ["--config.num_steps=1000000", "--config.log_every=50", "--config.batch_size=16"]
+    first = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    log = tmp_path / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 2, first)
+    outcome = command(*words[1:])
+    first.terminate()
+    assert (outcome.code, "another process trains there" in outcome.err) == (2, True)
+    assert first.wait() == 143
+    steps = [row["step"] for row in rows(tmp_path)]
+    assert steps == list(range(50, steps[-1] + 1, 50))  # every row of the first is there
+
+
 def test_init_from_takes_the_weights_and_nothing_else(make_config, command, tmp_path):
     config = make_config(changes={"batch_size": 16, "num_steps": 5, "ema_half_life": 50.0})
     donor = train.train_and_evaluate(config, tmp_path / "donor")
@@ -315,6 +343,7 @@ MISTAKES = {
     "lazy without penalty": (
         ("--config=configs/digits.py:goodfellow", "--config.lazy_every=4"), "no penalty is on"),
     "recipe as a field": (("--config.recipe=dcgan",), "choose one with --config=FILE:RECIPE"),
+    "a home that is not": (("--config.dataset=folder:~nosuch/x",), "there is no such folder"),
     "init_from nothing": (("--init_from=/nowhere",), "/nowhere holds no run"),
 }  # fmt: skip
 
@@ -358,6 +387,12 @@ def get_config():
         (PAGE + "config.generator.widht = 3", 'Did you mean "width"'),
         (PAGE + "config.batch_size = 'x'", "'batch_size' (reference). x is of original type"),
         (
+            PAGE + "config.lazy_every, config.penalties.r1 = 4, 0",
+            "lazy_every=4 in the config file does nothing: no penalty is on",
+        ),
+        (PAGE + "config.batch_size = 0", "batch_size must be at least 1"),
+        ("from configs.recipes import get_config", "recipe '' does not exist: choose from"),
+        (
             PAGE + "config.unlock(); config.los = 'x'",
             "the field los does not exist: did you mean loss?",
         ),
@@ -375,6 +410,18 @@ def test_a_config_file_that_is_none(command, tmp_path, source, words):
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert words in outcome.err
+    assert outcome.compilations == 0
+
+
+def test_a_mistake_in_a_flagfile(command, tmp_path):
+    (tmp_path / "flags").write_text("--config=configs/digits.py\n--config.lozz=3\n")
+    outcome = command("train.py", f"--flagfile={tmp_path / 'flags'}")
+    assert (outcome.code, "did you mean loss?" in outcome.err) == (2, True), outcome.err
+    (tmp_path / "flags").write_text(
+        "--config=configs/digits.py:goodfellow\n--config.loss=minimax\n"
+    )
+    outcome = command("train.py", f"--flagfile={tmp_path / 'flags'}", "--describe")
+    assert (outcome.code, "Recipe goodfellow" in outcome.out) == (0, True), outcome.err
 
 
 def test_a_workdir_of_another_run_is_left_untouched(command, tmp_path):
