@@ -396,10 +396,13 @@ def _descend(
         lambda: jax.grad(loss, has_aux=True)(player.params, player.variables, *first)
     )
     nothing_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
-    num = len(inputs[0])
-    (variables, total), _ = jax.lax.scan(
-        add_gradient, (player.variables, nothing_yet), inputs, unroll=not rolled or num == 1
-    )
+    num, carried = len(inputs[0]), (player.variables, nothing_yet)
+    if rolled and num > 1:
+        carried, _ = jax.lax.scan(add_gradient, carried, inputs)
+    else:
+        for micro_batch in zip(*inputs):
+            carried, _ = add_gradient(carried, micro_batch)
+    variables, total = carried
     grads, metrics = jax.tree.map(lambda x: x / num, total)
     optimizer = OPTIMIZERS[optimizer_name](**arguments)
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)

@@ -292,6 +292,27 @@ def test_micro_batches_save_memory(make_config, recipe):
     assert needed[1] < needed[0] / 1.5
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_convolution_is_in_a_loop_on_a_cpu(make_config, accumulate):
+    """XLA would run it single-threaded and naively there, ten times slower and more."""
+    _, gan, state = small(make_config, "dcgan", accumulate=accumulate)
+
+    def loops(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("scan", "while"):
+                yield str(equation)
+            for inner in jax.tree.leaves(list(equation.params.values())):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from loops(getattr(inner, "jaxpr", inner))
+
+    step = jax.make_jaxpr(gans.update, static_argnums=0)(gan, state, make_batch(gan))
+    assert "conv_general_dilated" in str(step)
+    assert not [loop for loop in loops(step.jaxpr) if "conv_general_dilated" in loop]
+    _, gan, state = small(make_config, "goodfellow", accumulate=4)
+    step = jax.make_jaxpr(gans.update, static_argnums=0)(gan, state, make_batch(gan))
+    assert [loop for loop in loops(step.jaxpr) if "dot_general" in loop]  # MLPs are in one
+
+
 def test_several_discriminator_steps_take_a_fresh_batch_each(make_config):
     _, gan, state = small(make_config, d_steps=3)
     batch = make_batch(gan)
