@@ -5,9 +5,13 @@ The same --workdir resumes. Press Ctrl-C to stop after the current step; what is
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports, with no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import functools
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable

@@ -162,6 +162,17 @@ def test_a_signal_saves_and_stops(tmp_path, number, code):
     assert f"Step {step:,}: " in out.decode()
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.6])
+def test_ctrl_c_while_modules_are_loading_ends_at_once(tmp_path, seconds):
+    words = [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={tmp_path}"]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in err
+
+
 def wait_for(condition, process: subprocess.Popen) -> None:
     for _ in range(1_200):
         if condition():
