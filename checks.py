@@ -62,38 +62,34 @@ def check_values(config: ConfigDict) -> None:
         _choose(gans.OPTIMIZERS, optimizer.name, f"{place}.name")
         _require(
             SMALLEST <= optimizer.learning_rate <= LARGEST,
-            f"{place}.learning_rate must be more than 0, not {optimizer.learning_rate}",
+            f"{place}.learning_rate must be more than 0, in float32 too, "
+            f"not {optimizer.learning_rate}",
         )
         for beta in ("b1", "b2"):
             value = optimizer[beta]
             _require(0 <= value < 1, f"{place}.{beta} must be in [0, 1), not {value}")
 
 
-def check_page(page: ConfigDict) -> None:
-    """Every field that a config file has changed does something there.
+def check_use(config: ConfigDict, page: ConfigDict, overrides: list[str]) -> None:
+    """Every field that the command line or the config file has set does something.
+
+    Args:
+      config: as it will be trained.
+      page: as the config file has it; what an override made useless there is no mistake.
+      overrides: the fields that the command line has set.
 
     Raises:
-      app.UsageError: one does not, and why; or a value is impossible.
+      app.UsageError: one does not, and why; or a value in the page is impossible.
     """
     check_values(page)
-    usual = default.get_config()
-    for field, reason in unused_fields(page).items():
-        changed, unchanged = (operator.attrgetter(field)(config) for config in (page, usual))
+    useless_there, usual = unused_fields(page), default.get_config()
+    for field, reason in unused_fields(config).items():
+        _require(field not in overrides, f"--config.{field} does nothing here: {reason}")
+        changed, unchanged = (operator.attrgetter(field)(c) for c in (page, usual))
         _require(
-            field == "recipe" or changed == unchanged,
+            field == "recipe" or field not in useless_there or changed == unchanged,
             f"{field}={changed} in the config file does nothing: {reason}",
         )
-
-
-def check_overrides(config: ConfigDict, overrides: list[str]) -> None:
-    """Every field that the command line has set does something.
-
-    Raises:
-      app.UsageError: one does not, and why.
-    """
-    unused = unused_fields(config)
-    for field in overrides:
-        _require(field not in unused, f"--config.{field} does nothing here: {unused.get(field)}")
 
 
 def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
@@ -174,7 +170,9 @@ def memory() -> int:
 
 
 def _check_strength(field: str, strength: float) -> None:
-    _require(0 <= strength <= LARGEST, f"{field} must be 0 (off) or more, not {strength}")
+    _require(
+        0 <= strength <= LARGEST, f"{field} must be 0 (off) or a positive float32, not {strength}"
+    )
 
 
 def _choose(choices: dict[str, Any], name: str, field: str) -> str:

@@ -381,26 +381,29 @@ def _descend(
 ) -> tuple[Player, dict[str, jax.Array]]:
     """One descent of one player on the mean gradient over its micro-batches."""
 
+    def gradient(variables: Params, micro_batch: tuple[jax.Array, ...]) -> tuple[Params, Any]:
+        grads, (variables, metrics) = jax.grad(loss, has_aux=True)(
+            player.params, variables, *micro_batch
+        )
+        return variables, (grads, metrics)
+
     def add_gradient(carried: Any, micro_batch: tuple[jax.Array, ...]) -> tuple[Any, None]:
         variables, total = carried
         # Unrolled, nothing but this would keep XLA from running all micro-batches at once, in k
         # times the memory: the next one waits for the sum so far.
         nothing = sum(0 * jnp.ravel(leaf)[0] for leaf in jax.tree.leaves(total))
-        grads, (variables, metrics) = jax.grad(loss, has_aux=True)(
-            player.params, variables, *(examples + nothing for examples in micro_batch)
-        )
-        return (variables, jax.tree.map(jnp.add, total, (grads, metrics))), None
+        micro_batch = tuple(examples + nothing for examples in micro_batch)
+        variables, more = gradient(variables, micro_batch)
+        return (variables, jax.tree.map(jnp.add, total, more)), None
 
-    first = jax.tree.map(lambda examples: examples[0], inputs)
-    grads, (_, metrics) = jax.eval_shape(
-        lambda: jax.grad(loss, has_aux=True)(player.params, player.variables, *first)
-    )
-    nothing_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
-    num, carried = len(inputs[0]), (player.variables, nothing_yet)
+    num, first = len(inputs[0]), tuple(examples[0] for examples in inputs)
     if rolled and num > 1:
-        carried, _ = jax.lax.scan(add_gradient, carried, inputs)
+        _, shapes = jax.eval_shape(gradient, player.variables, first)
+        nothing_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        carried, _ = jax.lax.scan(add_gradient, (player.variables, nothing_yet), inputs)
     else:
-        for micro_batch in zip(*inputs):
+        carried = gradient(player.variables, first)
+        for micro_batch in zip(*(examples[1:] for examples in inputs)):
             carried, _ = add_gradient(carried, micro_batch)
     variables, total = carried
     grads, metrics = jax.tree.map(lambda x: x / num, total)

@@ -46,7 +46,6 @@ def check(workdir: Path, config: ConfigDict) -> bool:
                     "that could be resumed. Choose another --workdir"
                 )
             return False
-        read_metrics(workdir)
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
     old, new = flatten(read_config(workdir)), flatten(config.to_dict())
@@ -72,6 +71,9 @@ def _check_writable(workdir: Path) -> None:
     if existing == workdir:
         folders = [workdir / name for name in ("samples", "checkpoints")]
         places += [folder for folder in folders if os.path.lexists(folder)]
+    log = workdir / "metrics.jsonl"
+    if os.path.lexists(log) and not log.is_file():
+        raise app.UsageError(f"workdir {workdir}: {log} is no file")
     for place in places:
         if not place.is_dir():
             raise app.UsageError(f"workdir {workdir}: {place} is no folder")
@@ -121,7 +123,7 @@ def create(workdir: Path, config: ConfigDict, resuming: bool) -> IO:
             starts = _read_starts(workdir)
         else:
             (workdir / "config.json").touch(exist_ok=False)
-        _write_json(workdir / "config.json", config.to_dict())
+        _replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
         lock.seek(0)
         lock.truncate()
         lock.write(json.dumps({**environment(), "earlier_starts": starts}, indent=2) + "\n")
@@ -329,8 +331,7 @@ class Checkpoints:
     def _damaged(self, step: int | None, error: Exception) -> app.UsageError:
         return app.UsageError(
             f"the checkpoint {self._path / str(step)} cannot be read "
-            f"({str(error).partition(chr(10))[0][:200]}): delete that folder to go on from the "
-            "one before"
+            f"({_reason(error)}): delete that folder to go on from the one before"
         )
 
     @contextlib.contextmanager
@@ -338,8 +339,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and what it is built on have many
-            reason = str(error).partition("\n")[0][:200]
-            raise OSError(f"no checkpoint could be written in {self._path}: {reason}") from error
+            raise OSError(
+                f"no checkpoint could be written in {self._path}: {_reason(error)}"
+            ) from error
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -392,8 +394,9 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
     return "\n".join(lines)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    _replace(path, json.dumps(content, indent=2) + "\n")
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).partition("\n")[0][:200]
 
 
 def _replace(path: Path, text: str) -> None:

@@ -65,8 +65,7 @@ def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
     checks.check_values(config)
-    checks.check_page(cli.load_page())
-    checks.check_overrides(config, cli.overrides())
+    checks.check_use(config, cli.load_page(), cli.overrides())
     if DESCRIBE.value:
         print(describe.describe(config, *prepare(config)))
         return

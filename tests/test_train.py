@@ -323,7 +323,7 @@ MISTAKES = {
     "not a flag": (("workdir",), "unexpected argument 'workdir'"),
     "batch 0": (("--config.batch_size=0",), "batch_size must be at least 1, not 0"),
     "batch too large": (("--config.batch_size=2000",), "batch_size=2000 is larger than digits: 1797"),
-    "negative rate": (("--config.optimizer.discriminator.learning_rate=-1",), "must be more than 0, not -1.0"),
+    "negative rate": (("--config.optimizer.discriminator.learning_rate=-1",), "more than 0, in float32 too, not -1.0"),
     "negative steps": (("--config.num_steps=-1",), "num_steps must be 0 or more, not -1"),
     "no flagfile": (("--flagfile=/nowhere",), "Unable to open flagfile"),
     "a rate that is infinite in float32": (
@@ -425,6 +425,17 @@ def test_a_config_file_that_is_none(command, tmp_path, source, words):
     assert outcome.compilations == 0
 
 
+def test_a_page_may_have_what_only_an_override_uses(command, tmp_path):
+    (tmp_path / "config.py").write_text(
+        PAGE + "config.lazy_every, config.penalties.r1 = 4, 0\n    return config"
+    )
+    page = ("train.py", f"--config={tmp_path / 'config.py'}", "--describe")
+    assert command(*page).code == 2
+    assert command(*page, "--config.penalties.r1=0.5").code == 0
+    sgd = "--config.optimizer.generator.name=sgd"  # makes the recipe's b1 useless: no mistake
+    assert command("train.py", "--config=configs/digits.py", sgd, "--describe").code == 0
+
+
 def test_a_mistake_in_a_flagfile(command, tmp_path):
     (tmp_path / "flags").write_text("--config=configs/digits.py\n--config.lozz=3\n")
     outcome = command("train.py", f"--flagfile={tmp_path / 'flags'}")
@@ -496,7 +507,7 @@ DAMAGES = {
     "config.json is null": (lambda run: (run / "config.json").write_text("null"), "config.json is no config"),
     "config.json is cut": (lambda run: (run / "config.json").write_text('{"seed'), "config.json: "),
     "config.json is gone": (lambda run: (run / "config.json").unlink(), "but no config.json"),
-    "metrics.jsonl is a folder": (lambda run: replace_by_folder(run / "metrics.jsonl"), "Is a directory"),
+    "metrics.jsonl is a folder": (lambda run: replace_by_folder(run / "metrics.jsonl"), "metrics.jsonl is no file"),
     "an empty checkpoint": (lambda run: (run / "checkpoints/5").mkdir(), "checkpoints/5 cannot be read"),
     "a checkpoint without metadata": (
         lambda run: [path.write_text("") for path in run.rglob("_METADATA")], "checkpoints/2 cannot be read"),
@@ -556,12 +567,14 @@ def test_the_loop_takes_penalties_lazily(make_config, tmp_path):
 
 def test_the_seed_is_of_weights_latents_and_order(make_config, tmp_path, monkeypatch):
     orders: dict[str, list] = {}
+    keys: dict[str, np.ndarray] = {}
     make_indices = data.make_indices
     changes = {"batch_size": 16, "num_steps": 2, "log_every": 1}
 
     def train_with(seed: int, name: str) -> None:
-        def spy(*arguments):
-            indices = make_indices(*arguments)
+        def spy(key, *arguments):
+            indices = make_indices(key, *arguments)
+            keys[name] = np.asarray(jax.random.key_data(key))
             orders[name] = [indices(step) for step in range(2)]
             return indices
 
@@ -574,6 +587,7 @@ def test_the_seed_is_of_weights_latents_and_order(make_config, tmp_path, monkeyp
     np.testing.assert_array_equal(orders["first"], orders["again"])
     assert (np.array(orders["first"]) != orders["other"]).any()
     first, other = (runs.read_networks(tmp_path / name) for name in ("first", "other"))
+    assert (keys["first"] != first["key"]).any()  # epoch e would draw as step e does
     kernels = [state["generator"]["params"]["Dense_0"]["kernel"] for state in (first, other)]
     assert (kernels[0] != kernels[1]).any()
 
