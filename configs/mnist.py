@@ -3,8 +3,8 @@
     python train.py --config=configs/mnist.py
     python train.py --config=configs/mnist.py:goodfellow
 
-On 2 CPU cores: 5,000 steps in 17 min (640 images/s); goodfellow's 20,000 in about a minute (42,000
-images/s).
+On 2 CPU cores: 5,000 steps in 17 min (640 images/s); goodfellow's 20,000 in about a minute (39,000
+to 43,000 images/s).
 No score yet chooses between the recipes: by eye dcgan's digits are the cleanest, which makes it
 the default.
 """
