@@ -31,6 +31,6 @@ $(VENV)/user.stamp: requirements.txt $(VENV)/python.stamp
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/user.stamp
+$(VENV)/dev.stamp: requirements-dev.txt requirements-test.txt $(VENV)/user.stamp
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@

@@ -12,6 +12,7 @@ from absl import app
 
 import data
 import gan as gans
+import scores
 from augment import AUGMENTATIONS
 from configs import default
 from losses import LOSSES
@@ -33,7 +34,14 @@ def check_values(config: ConfigDict) -> None:
     """
     for field in ("batch_size", "latent_dim", "d_steps", "accumulate", "lazy_every"):
         _require(config[field] >= 1, f"{field} must be at least 1, not {config[field]}")
-    for field in ("seed", "num_steps", "log_every", "sample_every", "checkpoint_every"):
+    for field in (
+        "seed",
+        "num_steps",
+        "log_every",
+        "sample_every",
+        "eval_every",
+        "checkpoint_every",
+    ):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
     _require(config.seed < 2**32, f"seed must be less than 2**32, not {config.seed}")
     _require(
@@ -127,18 +135,36 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
         f"the penalty {' and '.join(gan.penalties)} is of one image's logit, and batch "
         "normalisation mixes images: --config.discriminator.norm=none",
     )
-    metric = config.target.metric
-    if metric:
-        known = [f"train/{name}" for name in gans.metric_names(gan, config)]
+
+
+def check_metrics(config: ConfigDict, gan: gans.Gan, judge: scores.Judge) -> None:
+    """The metrics that a config names are logged, and the scores can be had.
+
+    Raises:
+      app.UsageError: what is never logged, and what is.
+    """
+    trained = [f"train/{name}" for name in gans.metric_names(gan, config)]
+    scored = scores.metric_names(judge)
+    _require(
+        judge.num_samples >= scores.MIN_SAMPLES,
+        f"eval_samples must be at least {scores.MIN_SAMPLES}, not {judge.num_samples}",
+    )
+    for field, metric, known in (
+        ("target.metric", config.target.metric, trained + scored),
+        ("best_metric", config.best_metric, scored),
+    ):
+        if not metric:
+            continue
         _require(
             metric in known,
-            f"target.metric={metric!r} is never logged: there are {', '.join(known)}",
+            f"{field}={metric!r} is never logged: there are {', '.join(known)}",
         )
-        _require(config.log_every, f"target.metric={metric!r} is never logged: log_every is 0")
-        _require(
-            math.isfinite(config.target.value),
-            f"target.value must be a number, not {config.target.value}",
-        )
+        every = "eval_every" if metric in scored else "log_every"
+        _require(config[every], f"{field}={metric!r} is never logged: {every} is 0")
+    _require(
+        not config.target.metric or math.isfinite(config.target.value),
+        f"target.value must be a number, not {config.target.value}",
+    )
 
 
 def unused_fields(config: ConfigDict) -> dict[str, str]:
@@ -154,6 +180,11 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
             unused[f"optimizer.{player}.{field}"] = f"{optimizer.name} has no such number"
     if not any(config.penalties.values()):
         unused["lazy_every"] = "no penalty is on"
+    if not config.eval_every:
+        for field in ("eval_samples", "eval_features", "best_metric"):
+            unused[field] = "eval_every is 0"
+    if "inception" not in (config.eval_features or ""):
+        unused["inception_weights"] = "eval_features names no inception network"
     if not config.target.metric:
         unused["target.value"] = "target.metric is not set"
     if config.dataset in data.TOYS:

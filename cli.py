@@ -16,12 +16,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
+
+WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder; train.py resumes a run there.")
 
 
 def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
@@ -119,6 +121,29 @@ def load_config(path: str) -> ConfigDict:
                 f"config file {name}: {field} takes {kind.__name__}, not {value!r}"
             )
     return config.lock()
+
+
+def restore_config(values: dict[str, Any]) -> ConfigDict:
+    """The config of a run; fields that its snapshot lacks are as by default.
+
+    Args:
+      values: what config.json holds, by dotted names.
+    Raises:
+      app.UsageError: a field does not exist, or has a value of another type.
+    """
+    config = default.get_config()
+    known = _fields(config)
+    for field, value in values.items():
+        if field not in known:
+            raise app.UsageError(f"config.json: the field {field} does not exist")
+        if known[field] is tuple:  # a list in JSON
+            value = tuple(value)
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError) as error:
+            kind = known[field].__name__
+            raise app.UsageError(f"config.json: {field} takes {kind}, not {value!r}") from error
+    return config
 
 
 def overrides() -> list[str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PNG_END = b"IEND\xaeB`\x82"
 TOY_SIZE = 100_000
+DIGITS_HELD_OUT = 500
 
 
 class Spec(NamedTuple):
@@ -81,12 +82,33 @@ def load(config: ConfigDict) -> Dataset:
     """
     name = config.dataset
     if name in TOYS:
-        return TOYS[name]()
+        return toy(TOYS[name](), seed=0)
     if name == "digits":
         return digits(config.resolution)
     if name.startswith("folder:"):
         return folder(Path(os.path.expanduser(name.removeprefix("folder:"))), config.resolution)
-    return tfds_images(name, config.data_dir, config.resolution)
+    dataset = tfds_images(name, config.data_dir, config.resolution)
+    if dataset is None:
+        raise app.UsageError(f"dataset {name} has no train split")
+    return dataset
+
+
+def load_held_out(config: ConfigDict) -> Dataset | None:
+    """Examples of the same distribution that no training sees; None where there are none.
+
+    Of TFDS the test split, of a toy another draw, of a folder none.
+
+    Raises:
+      app.UsageError: as `load` does.
+    """
+    name = config.dataset
+    if name in TOYS:
+        return toy(TOYS[name](), seed=1)
+    if name == "digits":
+        return digits(config.resolution, held_out=True)
+    if name.startswith("folder:"):
+        return None
+    return tfds_images(name, config.data_dir, config.resolution, split="test")
 
 
 def make_indices(
@@ -138,36 +160,60 @@ def take(examples: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Ar
     return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), examples)
 
 
-def digits(resolution: int | None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8x8, from its package: no download.
+def digits(resolution: int | None, held_out: bool = False) -> Dataset:
+    """scikit-learn's handwritten digits, 8x8, from its package: no download.
 
+    Its 1,797 digits have no split of their own: 500, by a permutation of seed 0, are held out.
     Source: Alpaydin and Kaynak 1998, UCI optical recognition of handwritten digits.
     """
     from sklearn.datasets import load_digits
 
     source = load_digits()
-    images = np.round(source.images * (255 / 16)).astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(source.images))
+    chosen = order[:DIGITS_HELD_OUT] if held_out else order[DIGITS_HELD_OUT:]
+    images = np.round(source.images[chosen] * (255 / 16)).astype(np.uint8)
     pictures = (Image.fromarray(image) for image in images)
     stacked = _stack("digits", pictures, len(images), resolution)
-    return Dataset(stacked, source.target.astype(np.int32), 10)
+    return Dataset(stacked, source.target[chosen].astype(np.int32), 10)
 
 
-def ring() -> Dataset:
+class Mixture(NamedTuple):
+    """Gaussians in the plane, all as likely and as wide.
+
+    Attributes:
+      centres: float [K, 2].
+      deviation: of each, along both axes.
+    """
+
+    centres: np.ndarray
+    deviation: float
+
+
+def ring() -> Mixture:
     """8 Gaussians of deviation 0.02 on a circle of radius 1 (Metz et al. 2017)."""
     angles = 2 * np.pi * np.arange(8) / 8
-    return _gaussians(np.stack([np.cos(angles), np.sin(angles)], axis=1), deviation=0.02)
+    return Mixture(np.stack([np.cos(angles), np.sin(angles)], axis=1), deviation=0.02)
 
 
-def grid() -> Dataset:
+def grid() -> Mixture:
     """25 Gaussians of deviation 0.0125 on a grid in [-1, 1].
 
     The grid of Lin et al. 2018 (PacGAN): spacing 2, deviation 0.05, here divided by 4.
     """
     axis = np.linspace(-1, 1, 5)
-    return _gaussians(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2), deviation=0.0125)
+    return Mixture(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2), deviation=0.0125)
 
 
 TOYS = {f.__name__: f for f in (ring, grid)}
+
+
+def toy(mixture: Mixture, seed: int) -> Dataset:
+    """TOY_SIZE points, equally many around each centre; their centre is their label."""
+    num_classes = len(mixture.centres)
+    noise = np.random.default_rng(seed).normal(0, mixture.deviation, (TOY_SIZE, 2))
+    labels = np.arange(TOY_SIZE, dtype=np.int32) % num_classes
+    points = mixture.centres[labels] + noise
+    return Dataset(points.astype(np.float32), labels, num_classes)
 
 
 def folder(path: Path, resolution: int | None) -> Dataset:
@@ -230,8 +276,10 @@ def _read_image(file: Path) -> Image.Image:
         raise app.UsageError(f"{file} cannot be read: {_reason(error)}") from error
 
 
-def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Dataset:
-    """The train split of a TFDS data set that has an image; its class label where it has one.
+def tfds_images(
+    name: str, data_dir: str | None, resolution: int | None, split: str = "train"
+) -> Dataset | None:
+    """A split of a TFDS data set that has an image; its class label where it has one.
 
     Prepared array_record data is read without TensorFlow. What is not prepared is downloaded first
     (tfds_builders.py, without TensorFlow, for the sets it has). The arrays are cached in the user's
@@ -251,20 +299,22 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
     info = builder.info
     image_key = _feature(info.features, tfds.features.Image, "image")
     label_key = _feature(info.features, tfds.features.ClassLabel, "label")
-    if image_key is None or "train" not in info.splits:
-        raise app.UsageError(f"dataset {name} has no image or no train split")
+    if image_key is None:
+        raise app.UsageError(f"dataset {name} has no image")
+    if split not in info.splits:
+        return None
     num_classes = info.features[label_key].num_classes if label_key else None
     stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
     files = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items())
     fingerprint = hashlib.sha256(json.dumps([info.full_name, files, resolution]).encode())
-    stem = info.full_name.replace("/", "-")
-    cache = _cache_folder() / f"{stem}-{fingerprint.hexdigest()[:16]}.npz"
-    if (dataset := _read_cache(cache, num_classes)) is not None:
-        return dataset
+    stem = f"{info.full_name.replace('/', '-')}-{split}"
+    cache = cache_folder() / f"{stem}-{fingerprint.hexdigest()[:16]}.npz"
+    if (arrays := read_arrays(cache)) is not None:
+        return _dataset(arrays, num_classes)
 
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
-        source = builder.as_data_source("train", decoders=decoders)
+        source = builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise app.UsageError(
             f"{builder.data_path} is not in the array_record format: name another --config.data_dir"
@@ -278,13 +328,18 @@ def tfds_images(name: str, data_dir: str | None, resolution: int | None) -> Data
         images = _stack(name, pictures, len(examples), resolution)
     except (RuntimeError, OSError, ValueError, SyntaxError) as error:  # array_record's, Pillow's
         raise app.UsageError(f"{damaged} ({_reason(error)[:100]})") from error
-    dataset = Dataset(images)
+    arrays = {"images": images}
     if label_key is not None:
         labels = np.array([example[label_key] for example in examples], np.int32)
         if labels.min() >= 0:  # TFDS says -1 where a label is not known
-            dataset = Dataset(images, labels, num_classes)
-    _write_cache(cache, dataset)
-    return dataset
+            arrays["labels"] = labels
+    write_arrays(cache, arrays)
+    return _dataset(arrays, num_classes)
+
+
+def _dataset(arrays: dict[str, np.ndarray], num_classes: int | None) -> Dataset:
+    labels = arrays.get("labels")
+    return Dataset(arrays["images"], labels, None if labels is None else num_classes)
 
 
 def _feature(features: Any, kind: type, usual: str) -> str | None:
@@ -355,13 +410,6 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _gaussians(centres: np.ndarray, deviation: float) -> Dataset:
-    """TOY_SIZE points, equally many around each centre; their centre is their label."""
-    noise = np.random.default_rng(0).normal(0, deviation, (TOY_SIZE, 2))
-    labels = np.arange(TOY_SIZE, dtype=np.int32) % len(centres)
-    return Dataset((centres[labels] + noise).astype(np.float32), labels, len(centres))
-
-
 def _stack(
     name: str, pictures: Iterable[Image.Image], num: int, resolution: int | None
 ) -> np.ndarray:
@@ -395,29 +443,27 @@ def _stack(
     return np.stack(images).reshape(len(images), height, width, -1)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where arrays are kept that can be computed again."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "twoplayer"
 
 
-def _read_cache(path: Path, num_classes: int | None) -> Dataset | None:
-    """What `_write_cache` wrote; None if it is not there or not whole."""
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What `write_arrays` wrote; None if it is not there or not whole."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays.get("labels")
-            return Dataset(arrays["images"], labels, None if labels is None else num_classes)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
         return None
 
 
-def _write_cache(path: Path, dataset: Dataset) -> None:
-    arrays: dict[str, Any] = {"images": dataset.images}
-    if dataset.labels is not None:
-        arrays["labels"] = dataset.labels
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a file of the cache, whole or not at all; a warning where it cannot."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         os.replace(file.name, path)
     except OSError as error:
-        logging.warning("could not cache the data set in %s: %s", path, error)
+        logging.warning("could not write %s: %s", path, error)

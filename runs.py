@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 # What a resumed run may change: how long it goes on and how often it reports, not what it is.
-RESUMABLE = ("num_steps", "target", "log_every", "sample_every", "checkpoint_every")
+RESUMABLE = (
+    "num_steps",
+    "target",
+    "log_every",
+    "sample_every",
+    "eval_every",
+    "checkpoint_every",
+)
 CHECKPOINTS_KEPT = 2
 TILE = 56  # pixels of an image in a grid, at least
 
@@ -174,25 +181,42 @@ class Log:
     Rows of later steps, which an interrupted run has left, are dropped.
 
     Attributes:
-      last: the last row that is kept; of a new run step 0, images 0 and seconds 0.
+      rows: all rows that are kept.
+      last: the last of them; of a new run step 0, images 0 and seconds 0.
     """
 
     def __init__(self, workdir: Path, step: int):
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        rows = [row for row in read_metrics(workdir) if row["step"] <= step]
-        self.last = rows[-1] if rows else {"step": 0, "images": 0, "seconds": 0.0}
-        _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
+        self.last = self.rows[-1] if self.rows else {"step": 0, "images": 0, "seconds": 0.0}
+        _replace(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._going = False
         self._workdir = workdir
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=step + 1)
 
-    def write(self, step: int, images: int, seconds: float, metrics: dict[str, float]) -> None:
-        """One row. NaN and infinity are null in the file, as JSON has neither."""
+    def write(
+        self,
+        step: int,
+        images: int,
+        seconds: float,
+        metrics: dict[str, float],
+        judge: Callable[[list[dict[str, Any]]], list[str]] = lambda rows: [],
+    ) -> list[str]:
+        """One row. NaN and infinity are null in the file, as JSON has neither.
+
+        Args:
+          judge: what in the rows, this the last, is reason for an alarm, in words.
+        Returns:
+          The alarms, which are in the row, too.
+        """
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         row = {"step": step, "images": images, "seconds": round(seconds, 3), **finite}
+        if alarms := judge([*self.rows, row]):
+            row["alarms"] = alarms
+            self._events.add_text("alarms", "\n\n".join(alarms), step)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in finite.items():
@@ -201,7 +225,9 @@ class Log:
         if self._going:  # the time before the first row compiled the step
             rate = (images - self.last["images"]) / max(seconds - self.last["seconds"], 1e-9)
             self._events.add_scalar("images_per_second", rate, step)
+        self.rows.append(row)
         self.last, self._going = row, True
+        return alarms
 
     def picture(self, step: int, picture: Image.Image) -> None:
         """Writes samples/step_....png, and shows it in TensorBoard."""
@@ -259,9 +285,12 @@ def draw_points(fake: np.ndarray, real: np.ndarray) -> Image.Image:
 
 
 class Checkpoints:
-    """The states of a run, by step; the latest CHECKPOINTS_KEPT are kept.
+    """The states of a run, by step; the latest CHECKPOINTS_KEPT are kept, and the best one.
 
     Nothing is made or changed in the folder before the first `save`.
+
+    Attributes:
+      best_step: the step whose state is the best so far, if one is; set before it is saved.
 
     Raises:
       OSError: a state could not be written; found at the next `save`, or at `close`.
@@ -269,19 +298,30 @@ class Checkpoints:
 
     def __init__(self, workdir: Path):
         import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers
 
         self._ocp = ocp
         self._path = (workdir / "checkpoints").absolute()
-        policy = checkpoint_managers.LatestN(CHECKPOINTS_KEPT)
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=False)
+        self.best_step: int | None = None
+        options = ocp.CheckpointManagerOptions(preservation_policy=self, create=False)
         self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def restore(self, state: Any) -> Any:
-        """The latest state, in the structure, types and shapes of `state`, on the first device.
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's question, which of the checkpoints, the oldest first, are not to be deleted."""
+        latest = checkpoints[-CHECKPOINTS_KEPT:]
+        return [c in latest or c.step == self.best_step for c in checkpoints]
+
+    def restore(self, state: Any, step: int | None = None) -> Any:
+        """A step's state, in the structure, types and shapes of `state`, on the first device.
+
+        Args:
+          state: arrays, or what has their shapes and types.
+          step: of `steps`; None: the latest.
 
         Raises:
           app.UsageError: it cannot be read.
@@ -291,7 +331,7 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             jax.eval_shape(lambda: state),
         )
-        step = self._manager.latest_step()
+        step = self._manager.latest_step() if step is None else step
         try:
             return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
         except Exception as error:  # Orbax and what it is built on have many
@@ -370,12 +410,23 @@ def read_networks(workdir: Path) -> dict[str, Any]:
     Raises:
       app.UsageError: there is no run, or no checkpoint in it.
     """
+    with open_checkpoints(workdir) as checkpoints:
+        return checkpoints.read()
+
+
+@contextlib.contextmanager
+def open_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a run that is there, of which there is at least one.
+
+    Raises:
+      app.UsageError: there is no run, or no checkpoint in it.
+    """
     read_config(workdir)
     checkpoints = Checkpoints(workdir)
     try:
         if checkpoints.latest_step() is None:
             raise app.UsageError(f"{workdir} has no checkpoint")
-        return checkpoints.read()
+        yield checkpoints
     finally:
         checkpoints.close()
 

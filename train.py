@@ -32,8 +32,8 @@ import data
 import describe
 import gan as gans
 import runs
+import scores
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run that is there is resumed.")
 INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new run starts from.")
 DESCRIBE = flags.DEFINE_bool("describe", False, "Say what would be trained, and train nothing.")
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     checks.check_values(config)
     checks.check_use(config, cli.load_page(), cli.overrides())
     if DESCRIBE.value:
-        print(describe.describe(config, *prepare(config)))
+        print(describe.describe(config, *prepare(config)[:2]))
         return
     signals: list[int] = []
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)
-    name = WORKDIR.value or default_workdir(config, cli.config_name())
+    name = cli.WORKDIR.value or default_workdir(config, cli.config_name())
     workdir = Path(os.path.expanduser(name))
     init_from = Path(os.path.expanduser(INIT_FROM.value)) if INIT_FROM.value else None
     train_and_evaluate(config, workdir, init_from, stop=lambda: bool(signals))
@@ -85,8 +85,8 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + signals[0])
 
 
-def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan]:
-    """The data set and the GAN of a config, everything in it checked, nothing compiled.
+def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan, scores.Judge]:
+    """The data set, GAN and judge of a config, everything in it checked, nothing compiled.
 
     Raises:
       app.UsageError: in one line, what is impossible.
@@ -95,7 +95,9 @@ def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan]:
     dataset = data.load(config)
     gan = gans.make_gan(config, dataset.spec)
     checks.check_fit(config, gan, dataset)
-    return dataset, gan
+    judge = scores.make_judge(config, dataset)
+    checks.check_metrics(config, gan, judge)
+    return dataset, gan, judge
 
 
 def default_workdir(config: ConfigDict, name: str) -> str:
@@ -124,7 +126,7 @@ def train_and_evaluate(
       OSError: the run's folder could not be written to.
     """
     resuming = runs.check(workdir, config)
-    dataset, gan = prepare(config)
+    dataset, gan, judge = prepare(config)
     checkpoints = runs.Checkpoints(workdir)
     restoring = checkpoints.latest_step() is not None
     if restoring and init_from:
@@ -152,13 +154,23 @@ def train_and_evaluate(
     )
     latents = gans.draw_latents(gan, jax.random.fold_in(state.key, PICTURE_KEY), NUM_SAMPLES)
 
+    best_metric = config.best_metric or scores.best_metric(judge)
+    eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
+    checkpoints.best_step = best_step(log.rows, best_metric)
+
     def report_picture() -> None:
         fakes = np.asarray(sample(gan, state, latents))
         log.picture(step, runs.draw(fakes, dataset.images))
 
+    def report_row(row: dict[str, float], seconds: float) -> None:
+        found = log.write(step, step * config.batch_size, seconds, row, scores.alarms)
+        for alarm in found:
+            tqdm.write(f"Step {step:,}: {alarm}", file=sys.stderr)
+        checkpoints.best_step = best_step(log.rows, best_metric)
+
     print(f"{'Resuming' if resuming else 'Training'} in {workdir}, from step {step:,}")
     start = compiled = time.perf_counter()
-    seconds_before, first_step = log.last["seconds"], step
+    seconds_before, first_step, evaluating = log.last["seconds"], step, 0.0
     reached = target_reached(config, log.last)
     ending = reached or stop()
     if step == 0 and config.sample_every and not ending:
@@ -180,16 +192,23 @@ def train_and_evaluate(
                     compiled = time.perf_counter()
                 bar.update(config.batch_size)
                 last = step == config.num_steps
+                row = {}
                 if _due(step, config.log_every, last):
                     row = {f"train/{name}": float(value) for name, value in metrics.items()}
-                    seconds = seconds_before + time.perf_counter() - start
-                    log.write(step, step * config.batch_size, seconds, row)
                     bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
+                if _due(step, config.eval_every, last):
+                    jax.block_until_ready(state)
+                    paused = time.perf_counter()
+                    row |= scores.evaluate(judge, gan, state.average, eval_key)
+                    evaluating += time.perf_counter() - paused
+                if row:
+                    seconds = seconds_before + time.perf_counter() - start
+                    report_row(row, seconds)
                     reached = target_reached(config, log.last)
                 if _due(step, config.sample_every, last or reached):
                     report_picture()
                 ending = last or reached or stop()
-                if _due(step, config.checkpoint_every, ending):
+                if _due(step, config.checkpoint_every, ending or checkpoints.best_step == step):
                     checkpoints.save(step, state)
             jax.block_until_ready(state)
             end = time.perf_counter()
@@ -198,19 +217,30 @@ def train_and_evaluate(
             checkpoints.close()
             lock.close()
     if reached:
-        print(f"Reached {config.target.metric} <= {config.target.value}")
+        print(f"Reached {config.target.metric} = {log.last[config.target.metric]:.4g}")
     elif step == first_step and not ending:
         print(f"Nothing to do: num_steps is {config.num_steps:,}")
     images, after_first = ((step - n) * config.batch_size for n in (first_step, first_step + 1))
-    rate = max(after_first, 0) / (end - compiled)
+    rate = max(after_first, 0) / (end - compiled - evaluating)
     print(runs.summary(workdir, step, images, end - start, rate))
     return state
 
 
 def target_reached(config: ConfigDict, row: dict[str, Any]) -> bool:
-    """Whether the row of metrics.jsonl has the preset figure, or a lower one."""
-    value = row.get(config.target.metric)
-    return value is not None and value <= config.target.value
+    """Whether the row of metrics.jsonl has the preset figure, or a better one."""
+    name, target = config.target.metric, config.target.value
+    value = row.get(name)
+    if value is None:
+        return False
+    return scores.distance_from_best(name, value) <= scores.distance_from_best(name, target)
+
+
+def best_step(rows: list[dict[str, Any]], metric: str) -> int | None:
+    """The step whose row has the best value of a metric, the first of equals; None without one."""
+    scored = [row for row in rows if row.get(metric) is not None]
+    if not scored:
+        return None
+    return min(scored, key=lambda row: scores.distance_from_best(metric, row[metric]))["step"]
 
 
 def read_donor(workdir: Path, abstract_state: gans.GanState) -> dict[str, Any]:

@@ -61,8 +61,16 @@ def get_config() -> ConfigDict:
     # Reports, in steps; 0 is never
     config.log_every = 100
     config.sample_every = 1_000
+    config.eval_every = 1_000
     config.checkpoint_every = 1_000
-    config.target = ConfigDict()  # stop when this logged metric has fallen to this value
-    config.target.metric = ""  # such as train/d_accuracy; empty: no target
+    config.target = ConfigDict()  # stop when this logged metric is as good as this value
+    config.target.metric = ""  # such as eval/fd_classifier; empty: no target
     config.target.value = 0.0
+
+    # Scores: docs/metrics.md
+    config.eval_samples = config_dict.placeholder(int)  # None: as many as are held out, or 10,000
+    # As in features.py, with commas between; None: the data set's own classifier, if it has one
+    config.eval_features = config_dict.placeholder(str)
+    config.inception_weights = config_dict.placeholder(str)  # None: the cache folder, or a download
+    config.best_metric = ""  # whose best checkpoint is kept; empty: FID, or fd_classifier, ...
     return config.lock()  # a mistyped name in a page is an error

@@ -420,7 +420,7 @@ def test_a_damaged_cache_is_read_anew(load, serve):
     files, _ = make_idx_files(np.random.default_rng(0))
     data_dir = serve(tfds_builders.Mnist, files)
     dataset = load("mnist", data_dir=str(data_dir))
-    cached = max(data._cache_folder().glob("mnist*"), key=lambda path: path.stat().st_mtime_ns)
+    cached = max(data.cache_folder().glob("mnist*"), key=lambda path: path.stat().st_mtime_ns)
     for content in (cached.read_bytes()[:-500], b""):
         cached.write_bytes(content)
         np.testing.assert_array_equal(load("mnist", data_dir=str(data_dir)).images, dataset.images)

@@ -16,7 +16,7 @@ import cli
 import data
 import train
 
-ENTRY_POINTS = {"train"}
+ENTRY_POINTS = {"train", "evaluate"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in [*ROOT.glob("*.py"), *ROOT.glob("configs/*.py")]

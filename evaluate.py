@@ -1,0 +1,199 @@
+"""Scores a run's generator, or images that something else made, beside held-out real ones.
+
+    python evaluate.py --workdir=DIR [--step=N|all] [--num_samples=N] [--repeats=N] [--json]
+    python evaluate.py --samples=FOLDER --dataset=mnist
+
+docs/metrics.md says what each score means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+
+import checks
+import cli
+import data
+import gan as gans
+import metrics
+import runs
+import scores
+from configs import default
+
+STEP = flags.DEFINE_string("step", None, "A checkpoint's step, or all; without it the latest.")
+SAMPLES = flags.DEFINE_string("samples", None, "A folder of images, instead of a run's generator.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; without it as in training.")
+REPEATS = flags.DEFINE_integer("repeats", 1, "Independent draws: their mean and deviation.")
+JSON = flags.DEFINE_bool("json", False, "One JSON object as the last line of stdout.")
+DATASET = flags.DEFINE_string("dataset", None, "What --samples are compared with, without a run.")
+RESOLUTION = flags.DEFINE_integer("resolution", None, "Of that data set.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets has its data.")
+FEATURES = flags.DEFINE_string("features", None, "Networks to look through: as in features.py.")
+INCEPTION_WEIGHTS = flags.DEFINE_string("inception_weights", None, "The file that FID needs.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = read_config()
+    if SAMPLES.value:
+        results = [score_folder(config, Path(os.path.expanduser(SAMPLES.value)))]
+    else:
+        results = score_run(config, Path(os.path.expanduser(cli.WORKDIR.value)))
+    for result in results:
+        print(table(result), end="\n\n")
+    if JSON.value:
+        print(json.dumps({"evaluations": results} if STEP.value == "all" else results[0]))
+
+
+def read_config() -> ConfigDict:
+    """The config of the run, or of the data set, that the flags name, with what they change in it.
+
+    Raises:
+      app.UsageError: flags that do not fit each other, or an impossible value.
+    """
+    if not cli.WORKDIR.value and not (SAMPLES.value and DATASET.value):
+        raise app.UsageError("--workdir=DIR is missing, or --samples=FOLDER with --dataset=NAME")
+    if cli.WORKDIR.value and (DATASET.value or RESOLUTION.value):
+        raise app.UsageError("--dataset and --resolution are for --samples without a --workdir")
+    if SAMPLES.value and (STEP.value or REPEATS.value != 1 or NUM_SAMPLES.value):
+        raise app.UsageError(
+            "--samples are scored as they are: no --step, --repeats, --num_samples"
+        )
+    if REPEATS.value < 1:
+        raise app.UsageError(f"--repeats must be at least 1, not {REPEATS.value}")
+    if cli.WORKDIR.value:
+        snapshot = runs.read_config(Path(os.path.expanduser(cli.WORKDIR.value)))
+        config = cli.restore_config(runs.flatten(snapshot))
+    else:
+        config = default.get_config()
+        config.dataset = DATASET.value
+        config.resolution = RESOLUTION.value
+    for field, value in (
+        ("data_dir", DATA_DIR.value),
+        ("eval_features", FEATURES.value),
+        ("eval_samples", NUM_SAMPLES.value),
+        ("inception_weights", INCEPTION_WEIGHTS.value),
+    ):
+        if value is not None:
+            config[field] = value
+    checks.check_values(config)
+    return config
+
+
+def score_run(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
+    """The scores of the checkpoints that --step names, the first step first.
+
+    With --repeats=N each is the mean over N draws, its deviation has `_std` at its name's end.
+    The first draw is that of the evaluations during training.
+
+    Raises:
+      app.UsageError: no run, no such checkpoint, or a generator that has no scores.
+    """
+    dataset = data.load(config)
+    gan = gans.make_gan(config, dataset.spec)
+    judge = scores.make_judge(config, dataset)
+    abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    results = []
+    with runs.open_checkpoints(workdir) as checkpoints:
+        for step in chosen_steps(checkpoints.steps()):
+            state = checkpoints.restore(abstract_state, step)
+            key = jax.random.fold_in(state.key, scores.EVAL_KEY)
+            try:
+                draws = [scores.evaluate(judge, gan, state.average, key)]
+                for i in range(1, REPEATS.value):
+                    again = jax.random.fold_in(key, i)
+                    draws.append(scores.evaluate(judge, gan, state.average, again))
+            except ValueError as error:
+                raise app.UsageError(f"{workdir}, step {step}: {error}") from error
+            results.append({"workdir": str(workdir), "step": step, **summarise(draws)})
+    return results
+
+
+def chosen_steps(steps: list[int]) -> list[int]:
+    """Those of a run's checkpoints that --step asks for."""
+    if STEP.value is None:
+        return steps[-1:]
+    if STEP.value == "all":
+        return steps
+    if not STEP.value.isdigit() or int(STEP.value) not in steps:
+        raise app.UsageError(
+            f"--step={STEP.value} has no checkpoint: there are {', '.join(map(str, steps))}, or all"
+        )
+    return [int(STEP.value)]
+
+
+def summarise(draws: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure, and its standard deviation where there are several draws."""
+    if len(draws) == 1:
+        return draws[0]
+    summary: dict[str, float] = {"repeats": len(draws)}
+    for name in sorted(set.intersection(*map(set, draws))):
+        values = [draw[name] for draw in draws]
+        summary[name] = statistics.fmean(values)
+        if not name.startswith("eval/floor_") and name != "eval/num_samples":
+            summary[f"{name}_std"] = statistics.stdev(values)
+    return summary
+
+
+def score_folder(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """The scores of the images in a folder.
+
+    Raises:
+      app.UsageError: there are none, too few for a score, or they have another shape.
+    """
+    images = data.folder(folder, None).images
+    dataset = data.load(config)
+    shape = dataset.spec.shape
+    if images.shape[1:3] == shape[:2] and shape[2:] == (3,):
+        images = np.broadcast_to(images, (len(images), *shape))
+    if images.shape[1:] != shape:
+        theirs, ours = ("x".join(map(str, size)) for size in (images.shape[1:], shape))
+        raise app.UsageError(f"{folder} has images of {theirs}, and {config.dataset} of {ours}")
+    judge = dataclasses.replace(scores.make_judge(config, dataset), num_samples=len(images))
+    try:
+        found = scores.with_floor(judge, images)
+    except ValueError as error:
+        raise app.UsageError(f"{folder}: {error}") from error
+    return {"samples": str(folder), **found}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The scores for people: value, deviation, floor, perfect, which way is better."""
+    num = int(result["eval/num_samples"])
+    what = (
+        f"{result['workdir']}, step {result['step']:,}" if "step" in result else result["samples"]
+    )
+    lines = [f"{what}: {num:,} samples"]
+    floor_num = int(result.get("eval/floor_num_samples", 0))
+    if floor_num:
+        lines[0] += f"; the floor is {floor_num:,} held-out real examples"
+    if 0 < floor_num < num:
+        lines.append("There are fewer held-out examples than samples: the floor is of another size")
+    repeated = "repeats" in result
+    columns = f"{'':28}{'score':>10}" + (f"{'+-':>10}" if repeated else "")
+    lines.append(f"{columns}{'floor':>10}{'perfect':>10}  better")
+    for name, value in result.items():
+        short = name.removeprefix("eval/")
+        if short == name or short.endswith(("_std", "num_samples")) or short.startswith("floor_"):
+            continue
+        metric = metrics.METRICS[scores.base_metric(name)]
+        num_modes = result.get("eval/floor_modes", 0)
+        perfect = metric.perfect(num, int(num_modes)) if metric.perfect else None
+        figures = [value] + ([result[f"{name}_std"]] if repeated else [])
+        figures += [result.get(f"eval/floor_{short}"), perfect]
+        cells = "".join(f"{'-' if x is None else f'{x:.4g}':>10}" for x in figures)
+        lines.append(f"{short:28}{cells}  {metric.better}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,397 @@
+"""The scores of a generator: sample, look through networks, compare with real data, raise alarms.
+
+`make_judge` gathers the real data and the networks of a config. `evaluate` scores a generator,
+`score` any set of images, `floor` held-out real ones: all through the same few lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app
+
+import data
+import features
+import gan as gans
+import metrics
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+EVAL_KEY = 2**32 - 3  # folded into the state's key: latents that no step and no picture draws
+NUM_SAMPLES = 10_000
+BATCH_SIZE = 500
+MIN_SAMPLES = 10  # of the splits of the Inception score; neighbours need 6
+# A metric of metrics.py, seen through the published Inception weights, has its usual name.
+USUAL_NAMES = {
+    "fd_inception": "fid",
+    "kd_inception": "kid",
+    "inception_score_inception": "inception_score",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # equal by identity: what it yields is remembered
+class Judge:
+    """What a set of fakes is compared with.
+
+    Attributes:
+      dataset: the training examples.
+      held_out: real examples that training never sees; None where there are none.
+      views: the networks that images are looked at through.
+      mixture: of a toy, whose points need no network.
+      num_samples: how many fakes are asked for.
+    """
+
+    dataset: data.Dataset
+    held_out: data.Dataset | None
+    views: tuple[features.View, ...]
+    mixture: data.Mixture | None
+    num_samples: int
+
+
+class Reals(NamedTuple):
+    """Real examples through one network.
+
+    Attributes:
+      features: float32 [N, D], of all training examples.
+      classes: int [N], as the network sees them.
+      gaussian: of the features.
+      chosen: int, which of them precision, recall, density and coverage compare with: as many as
+        there are fakes, where there are so many.
+      radii: of the chosen ones.
+    """
+
+    features: np.ndarray
+    classes: np.ndarray
+    gaussian: metrics.Gaussian
+    chosen: np.ndarray
+    radii: dict[int, np.ndarray]
+
+
+def make_judge(config: ConfigDict, dataset: data.Dataset, num_samples: int | None = None) -> Judge:
+    """The real data and networks that the scores of a config are made with; computes nothing yet.
+
+    Args:
+      config: see configs/default.py.
+      dataset: its training examples.
+      num_samples: as many fakes; None: `config.eval_samples`, or if that is None, too, as many as
+        there are held-out examples, 10,000 at most, so that scores and floor compare.
+    Raises:
+      app.UsageError: a network does not exist, does not fit, or its weights are not there.
+    """
+    held_out = data.load_held_out(config)
+    mixture = data.TOYS[config.dataset]() if config.dataset in data.TOYS else None
+    usual = min(NUM_SAMPLES, len(held_out.images) if held_out else NUM_SAMPLES)
+    return Judge(
+        dataset,
+        held_out,
+        tuple(
+            features.VIEWS[name](config.dataset, dataset.spec.shape, config.inception_weights)
+            for name in view_names(config, dataset.spec.shape)
+        ),
+        mixture,
+        num_samples or config.eval_samples or usual,
+    )
+
+
+def view_names(config: ConfigDict, shape: tuple[int, ...]) -> list[str]:
+    """The names in `features.VIEWS` that a config asks for, or the usual ones.
+
+    Raises:
+      app.UsageError: one does not exist, or points have no images to look at.
+    """
+    asked = config.eval_features
+    if asked is None:
+        return ["classifier"] if features.has_classifier(config.dataset, shape) else []
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in features.VIEWS:
+            raise app.UsageError(
+                f"eval_features={name!r} does not exist: choose from {', '.join(features.VIEWS)}"
+            )
+    if len(shape) != 3:
+        raise app.UsageError(f"eval_features are of images: {config.dataset} has points")
+    return names
+
+
+def metric_names(judge: Judge) -> list[str]:
+    """The names of what `evaluate` returns, without floors and classes of their own."""
+    if judge.mixture:
+        return ["eval/modes", "eval/mode_kl", "eval/high_quality"]
+    names = ["relative_deviation_pixels"]
+    if judge.held_out:
+        names.append("memorisation_pixels")
+    for view in judge.views:
+        seen = ["fd", "kd", "precision", "recall", "density", "coverage"]
+        if view.num_classes is None:
+            seen.append("inception_score")
+        else:
+            names += ["modes", "mode_kl"]
+        names += [_name(metric, view) for metric in seen]
+    return [f"eval/{name}" for name in names]
+
+
+def base_metric(name: str) -> str:
+    """The entry of `metrics.METRICS` that a name such as eval/fd_classifier is of."""
+    name = name.removeprefix("eval/").removeprefix("floor_")
+    if name.startswith(("fid", "kid")):
+        return {"f": "fd", "k": "kd"}[name[0]]
+    return max((base for base in metrics.METRICS if name.startswith(base)), key=len)
+
+
+def best_metric(judge: Judge) -> str:
+    """The metric by which the best checkpoint is kept, where the config names none."""
+    if judge.mixture:
+        return "eval/high_quality"
+    names = metric_names(judge)
+    usual = ("eval/fid", "eval/fd_classifier")
+    return next((name for name in usual if name in names), names[0])
+
+
+def distance_from_best(name: str, value: float) -> float:
+    """A number that falls as a metric's value gets better; of train/... that is the value."""
+    if not name.startswith("eval/"):
+        return value
+    better = metrics.METRICS[base_metric(name)].better
+    if better == "lower":
+        return value
+    return -value if better == "higher" else abs(value - float(better))
+
+
+def evaluate(
+    judge: Judge, gan: gans.Gan, network: gans.Network, key: jax.Array
+) -> dict[str, float]:
+    """The scores of a generator and their floor, named eval/..., with `eval/num_samples`.
+
+    Args:
+      judge: what fakes are compared with.
+      gan: static.
+      network: `state.average`.
+      key: of the latents: `fold_in(state.key, EVAL_KEY)`.
+    Raises:
+      ValueError: the samples hold NaN, or are too few for a score.
+    """
+    return with_floor(judge, draw(gan, network, key, judge.num_samples))
+
+
+def with_floor(judge: Judge, fake: np.ndarray) -> dict[str, float]:
+    """`score` of examples and their floor, named eval/... and eval/floor_...."""
+    found = score(judge, fake) | {f"floor_{k}": v for k, v in floor(judge).items()}
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+def draw(gan: gans.Gan, network: gans.Network, key: jax.Array, num: int) -> np.ndarray:
+    """Samples as every score sees them: images uint8 [num, H, W, C], points float32 [num, 2].
+
+    In batches, at matmul precision 'highest'.
+
+    Raises:
+      ValueError: some hold NaN or infinite numbers.
+    """
+    parts = []
+    with jax.default_matmul_precision("highest"):
+        for i in range(math.ceil(num / BATCH_SIZE)):
+            examples, finite = _draw_batch(gan, network, jax.random.fold_in(key, i))
+            if not finite:
+                raise ValueError("the generator's samples hold NaN or infinite numbers")
+            parts.append(np.asarray(examples))
+    return np.concatenate(parts)[:num]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw_batch(gan: gans.Gan, network: gans.Network, key: jax.Array) -> tuple[Any, jax.Array]:
+    examples = gans.sample(gan, network, gans.draw_latents(gan, key, BATCH_SIZE))
+    finite = jax.numpy.isfinite(examples).all()
+    return gans.to_uint8(examples) if examples.ndim == 4 else examples, finite
+
+
+def score(judge: Judge, fake: np.ndarray) -> dict[str, float]:
+    """The scores of any examples, whoever made them.
+
+    Args:
+      judge: what they are compared with.
+      fake: images uint8 [N, H, W, C], or points float32 [N, 2].
+    Returns:
+      Values by name, `num_samples` among them.
+    Raises:
+      ValueError: they are too few for a score, and how many are needed.
+    """
+    found: dict[str, float] = {"num_samples": len(fake)}
+    if judge.mixture:
+        return found | _point_scores(judge.mixture, fake)
+    chosen = _choose(len(judge.dataset.images), len(fake))
+    found["relative_deviation_pixels"] = metrics.relative_deviation(
+        judge.dataset.images[chosen], fake
+    )
+    if judge.held_out:
+        num = min(len(judge.dataset.images), len(judge.held_out.images))
+        train = judge.dataset.images[_choose(len(judge.dataset.images), num)]
+        held_out = judge.held_out.images[:num]
+        found["memorisation_pixels"] = metrics.memorisation(train, held_out, fake)
+    for view in judge.views:
+        found |= _view_scores(judge, view, fake)
+    return found
+
+
+@functools.cache
+def floor(judge: Judge) -> dict[str, float]:
+    """What held-out real examples score, as many as fakes, or all where they are fewer.
+
+    `num_samples` among them says how many. Empty where nothing is held out.
+    """
+    if judge.held_out is None:
+        return {}
+    found = score(judge, judge.held_out.images[: judge.num_samples])
+    found.pop("memorisation_pixels", None)  # every held-out image is its own neighbour
+    return found
+
+
+def alarms(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the last row of metrics.jsonl gives reason to look at, in words.
+
+    An alarm is raised when its condition begins, not at every row that it lasts.
+
+    Args:
+      rows: all rows so far, the newest last.
+    """
+    rows = list(rows)
+    before = {text for check in ALARMS if (text := check(rows[:-1]))}
+    kinds = {text.partition(":")[0] for text in before}
+    found = [text for check in ALARMS if (text := check(rows))]
+    return [text for text in found if text.partition(":")[0] not in kinds]
+
+
+def _modes_lost(rows: list[dict[str, Any]]) -> str | None:
+    """Modes that the evaluation before had."""
+    counts = [row["eval/modes"] for row in rows if row.get("eval/modes") is not None]
+    if len(counts) < 2 or "eval/modes" not in rows[-1] or counts[-1] >= counts[-2]:
+        return None
+    return (
+        f"modes lost: {counts[-1]:.0f} modes, {counts[-2]:.0f} at the evaluation before. Usually "
+        "mode collapse begins. Try penalties.r1, a smaller learning rate of the generator, or "
+        "an earlier checkpoint"
+    )
+
+
+def _discriminator_pinned(rows: list[dict[str, Any]]) -> str | None:
+    """D has told everything right for a while."""
+    accuracies = [row["train/d_accuracy"] for row in rows if row.get("train/d_accuracy")][-10:]
+    if len(accuracies) < 10 or min(accuracies) < 0.99:
+        return None
+    return (
+        f"discriminator pinned: d_accuracy {min(accuracies):.3f} or more in the last 10 rows. "
+        "Usually D has won, and little gradient reaches G. Try penalties.r1, "
+        "loss=non_saturating, a smaller learning rate of the discriminator, or augment"
+    )
+
+
+def _gradient_vanishing(rows: list[dict[str, Any]]) -> str | None:
+    """G's gradient is a hundredth of what it was."""
+    norms = [row["train/g_grad_norm"] for row in rows if row.get("train/g_grad_norm") is not None]
+    if len(norms) < 10:
+        return None
+    usual, latest = statistics.median(norms), max(norms[-5:])
+    if latest > 0.01 * max(usual, statistics.median(norms[:5])):
+        return None
+    return (
+        f"gradient vanishing: g_grad_norm {latest:.2g} at most in the last 5 rows, {usual:.2g} "
+        "usually. Usually the loss saturates because D is sure. Try loss=non_saturating, "
+        "penalties.r1, or a smaller learning rate of the discriminator"
+    )
+
+
+def _samples_constant(rows: list[dict[str, Any]]) -> str | None:
+    """All samples look alike."""
+    value = rows[-1].get("eval/relative_deviation_pixels") if rows else None
+    if value is None or value > 0.2:
+        return None
+    return (
+        f"samples nearly constant: they vary {value:.2g} times as much as real images. Usually "
+        "the generator has collapsed onto one image. Try a new start with penalties.r1, or "
+        "smaller learning rates"
+    )
+
+
+ALARMS = (_modes_lost, _discriminator_pinned, _gradient_vanishing, _samples_constant)
+
+
+def _point_scores(mixture: data.Mixture, fake: np.ndarray) -> dict[str, float]:
+    """Of a toy: classes are the nearest centres, and only points near one count for modes."""
+    classes, near = metrics.nearest_modes(fake, *mixture)
+    num_classes = len(mixture.centres)
+    found: dict[str, float] = {
+        "modes": metrics.num_modes(classes[near], num_classes),
+        "high_quality": metrics.high_quality(fake, *mixture),
+    }
+    if near.any():
+        uniform = np.full(num_classes, 1 / num_classes)
+        found["mode_kl"] = metrics.mode_kl(classes[near], uniform)
+    return found
+
+
+def _view_scores(judge: Judge, view: features.View, fake: np.ndarray) -> dict[str, float]:
+    """The scores through one network, by their names."""
+    real = _reals(judge, view)
+    fake_features, fake_logits = features.compute(view, fake)
+    chosen = real.features[real.chosen]
+    seen = {
+        "fd": metrics.frechet_distance(real.gaussian, metrics.gaussian(fake_features)),
+        "kd": metrics.kernel_distance(real.features, fake_features).mean,
+        **metrics.precision_recall_density_coverage(chosen, fake_features, real.radii)._asdict(),
+    }
+    found: dict[str, float] = {}
+    if view.num_classes is None:
+        seen["inception_score"] = metrics.inception_score(fake_logits).mean
+    else:
+        classes = fake_logits.argmax(axis=1)
+        shares = np.bincount(judge.dataset.labels, minlength=view.num_classes)
+        found["modes"] = metrics.num_modes(classes, view.num_classes)
+        found["mode_kl"] = metrics.mode_kl(classes, shares / shares.sum())
+        distances = metrics.frechet_distances_by_class(
+            real.features, real.classes, fake_features, classes, view.num_classes
+        )
+        seen |= {f"fd.{c}": x for c, x in enumerate(distances) if x is not None}
+    return found | {_name(metric, view): value for metric, value in seen.items()}
+
+
+@functools.cache
+def _reals(judge: Judge, view: features.View) -> Reals:
+    """The training examples through a network; features are kept in the user's cache folder."""
+    images = judge.dataset.images
+    digest = hashlib.sha256(view.fingerprint.encode())
+    digest.update(str(images.shape).encode())
+    digest.update(np.ascontiguousarray(images))
+    file = data.cache_folder() / f"features-{view.suffix}-{digest.hexdigest()[:16]}.npz"
+    arrays = data.read_arrays(file)
+    if arrays is None:
+        values, logits = features.compute(view, images)
+        arrays = {"features": values, "classes": logits.argmax(axis=1)}
+        data.write_arrays(file, arrays)
+    chosen = _choose(len(images), judge.num_samples)
+    return Reals(
+        arrays["features"],
+        arrays["classes"],
+        metrics.gaussian(arrays["features"]),
+        chosen,
+        metrics.neighbour_radii(arrays["features"][chosen]),
+    )
+
+
+def _choose(num: int, limit: int) -> np.ndarray:
+    """Indices of `limit` of `num` examples, or of all where there are no more: always the same."""
+    return np.random.default_rng(0).permutation(num)[:limit]
+
+
+def _name(metric: str, view: features.View) -> str:
+    """fd becomes fd_classifier, or fid; of class 3, fd.3, fd_classifier_class_3."""
+    metric, _, number = metric.partition(".")
+    name = f"{metric}_{view.suffix}"
+    return USUAL_NAMES.get(name, name) + (f"_class_{number}" if number else "")
