@@ -43,26 +43,27 @@ INCEPTION_WEIGHTS = flags.DEFINE_string("inception_weights", None, "The file tha
 
 def main(argv: list[str]) -> None:
     del argv
-    config = read_config()
+    workdir = Path(os.path.expanduser(cli.WORKDIR.value)) if cli.WORKDIR.value else None
+    config = read_config(workdir)
     if SAMPLES.value:
         results = [score_folder(config, Path(os.path.expanduser(SAMPLES.value)))]
-    else:
-        results = score_run(config, Path(os.path.expanduser(cli.WORKDIR.value)))
+    elif workdir:
+        results = score_run(config, workdir)
     for result in results:
         print(table(result), end="\n\n")
     if JSON.value:
         print(json.dumps({"evaluations": results} if STEP.value == "all" else results[0]))
 
 
-def read_config() -> ConfigDict:
+def read_config(workdir: Path | None) -> ConfigDict:
     """The config of the run, or of the data set, that the flags name, with what they change in it.
 
     Raises:
       app.UsageError: flags that do not fit each other, or an impossible value.
     """
-    if not cli.WORKDIR.value and not (SAMPLES.value and DATASET.value):
+    if not workdir and not (SAMPLES.value and DATASET.value):
         raise app.UsageError("--workdir=DIR is missing, or --samples=FOLDER with --dataset=NAME")
-    if cli.WORKDIR.value and (DATASET.value or RESOLUTION.value):
+    if workdir and (DATASET.value or RESOLUTION.value):
         raise app.UsageError("--dataset and --resolution are for --samples without a --workdir")
     if SAMPLES.value and (STEP.value or REPEATS.value != 1 or NUM_SAMPLES.value):
         raise app.UsageError(
@@ -70,9 +71,8 @@ def read_config() -> ConfigDict:
         )
     if REPEATS.value < 1:
         raise app.UsageError(f"--repeats must be at least 1, not {REPEATS.value}")
-    if cli.WORKDIR.value:
-        snapshot = runs.read_config(Path(os.path.expanduser(cli.WORKDIR.value)))
-        config = cli.restore_config(runs.flatten(snapshot))
+    if workdir:
+        config = cli.restore_config(runs.flatten(runs.read_config(workdir)))
     else:
         config = default.get_config()
         config.dataset = DATASET.value

@@ -124,7 +124,7 @@ def compute(view: View, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             batch = images[start : start + BATCH_SIZE]
             missing = BATCH_SIZE - len(batch)  # one shape, so one compilation
             padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            outputs.append([np.asarray(x)[: len(batch)] for x in view.apply(padded)])
+            outputs.append([np.asarray(x)[: len(batch)] for x in view.apply(jnp.asarray(padded))])
     features, logits = (np.concatenate(parts) for parts in zip(*outputs))
     return features, logits
 
@@ -151,7 +151,7 @@ def inception(
 
     @jax.jit
     def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs = network.apply(variables, resize(images))
+        outputs: Any = network.apply(variables, resize(images))
         return outputs.features, outputs.logits_without_bias
 
     suffix = "inception" if resizing == "tensorflow" else f"inception_{resizing}"

@@ -213,7 +213,8 @@ class Log:
           The alarms, which are in the row, too.
         """
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        row = {"step": step, "images": images, "seconds": round(seconds, 3), **finite}
+        row: dict[str, Any] = {"step": step, "images": images, "seconds": round(seconds, 3)}
+        row |= finite
         if alarms := judge([*self.rows, row]):
             row["alarms"] = alarms
             self._events.add_text("alarms", "\n\n".join(alarms), step)

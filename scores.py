@@ -352,7 +352,8 @@ def _view_scores(judge: Judge, view: features.View, fake: np.ndarray) -> dict[st
         seen["inception_score"] = metrics.inception_score(fake_logits).mean
     else:
         classes = fake_logits.argmax(axis=1)
-        shares = np.bincount(judge.dataset.labels, minlength=view.num_classes)
+        labels = np.asarray(judge.dataset.labels)
+        shares = np.bincount(labels, minlength=view.num_classes)
         found["modes"] = metrics.num_modes(classes, view.num_classes)
         found["mode_kl"] = metrics.mode_kl(classes, shares / shares.sum())
         distances = metrics.frechet_distances_by_class(
@@ -368,7 +369,7 @@ def _reals(judge: Judge, view: features.View) -> Reals:
     images = judge.dataset.images
     digest = hashlib.sha256(view.fingerprint.encode())
     digest.update(str(images.shape).encode())
-    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(images).data)
     file = data.cache_folder() / f"features-{view.suffix}-{digest.hexdigest()[:16]}.npz"
     arrays = data.read_arrays(file)
     if arrays is None:

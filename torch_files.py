@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import pickletools
+import struct
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ import numpy as np
 
 MAGIC_NUMBER, PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before torch 1.6
 MAX_DIMENSIONS = 64  # NumPy's
+# What zipfile raises at a damaged file, next to ValueError.
+ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, OverflowError, EOFError, OSError, struct.error)
 
 
 class Name(NamedTuple):
@@ -106,13 +108,12 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = archive.infolist()
             # Neither compressed nor overlapping: a small file cannot ask for a large memory.
-            if any(r.compress_type != zipfile.ZIP_STORED for r in records) or sum(
-                r.file_size for r in records
-            ) > len(data):
+            stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            if not stored or sum(record.file_size for record in records) > len(data):
                 raise ValueError("its records are not stored as they are")
             contents = {record.filename: archive.read(record) for record in records}
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"the zip file is damaged ({error})") from error
+    except ZIP_ERRORS as error:
+        raise ValueError(f"the zip file is damaged ({error!s:.80})") from error
     prefixes = [name.removesuffix("data.pkl") for name in contents if name.endswith("/data.pkl")]
     if len(prefixes) != 1:
         raise ValueError("it has no data.pkl, or several")
@@ -121,11 +122,8 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
     if order not in (b"little", b"big"):
         raise ValueError("its byte order is neither little nor big")
     tensors = _state_dict(_unpickle(io.BytesIO(contents[f"{prefix}data.pkl"])))
-    buffers = {
-        storage.key: contents[f"{prefix}data/{storage.key}"]
-        for storage in _storages(tensors).values()
-        if f"{prefix}data/{storage.key}" in contents
-    }
+    paths = {key: f"{prefix}data/{key}" for key in _storages(tensors)}
+    buffers = {key: contents[path] for key, path in paths.items() if path in contents}
     return _arrays(tensors, buffers, order.decode())
 
 
@@ -220,7 +218,9 @@ def _unpickle(stream: io.BytesIO) -> Any:
             if code not in OPCODES:
                 raise ValueError(f"its pickle is cut off, or has a foreign instruction ({code!r})")
             opcode = OPCODES[code]
-            argument: Any = opcode.arg.reader(stream) if opcode.arg else None
+            argument: Any = None
+            if opcode.arg and opcode.name != "GLOBAL":  # whose reader would decode escapes
+                argument = opcode.arg.reader(stream)
             match opcode.name:
                 case "STOP":
                     return stack.pop()
@@ -258,7 +258,7 @@ def _unpickle(stream: io.BytesIO) -> Any:
                     items = pop_to_mark()
                     _append(stack[-1], items)
                 case "GLOBAL":
-                    stack.append(_name(argument))
+                    stack.append(_name(stream.readline(), stream.readline()))
                 case "BINPERSID":
                     stack.append(_storage(stack.pop()))
                 case "REDUCE":
@@ -285,8 +285,9 @@ def _append(target: Any, items: list[Any]) -> None:
     target.extend(items)
 
 
-def _name(argument: str) -> Name:
-    name = argument.replace(" ", ".", 1)  # pickletools joins module and name by a space
+def _name(*lines: bytes) -> Name:
+    """Of the two lines that hold a module and a name in it."""
+    name = ".".join(line.removesuffix(b"\n").decode("latin-1") for line in lines)
     if name not in NAMES:
         raise ValueError(f"it mentions {name!r:.80}, which no state dict of plain tensors needs")
     return Name(name)

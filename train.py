@@ -196,7 +196,7 @@ def train_and_evaluate(
                 if _due(step, config.log_every, last):
                     row = {f"train/{name}": float(value) for name, value in metrics.items()}
                     bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
-                if _due(step, config.eval_every, last):
+                if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
                     row |= scores.evaluate(judge, gan, state.average, eval_key)

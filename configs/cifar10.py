@@ -12,4 +12,5 @@ def get_config(recipe: str = "dcgan") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "cifar10"
     config.num_steps = 20_000
+    config.eval_every = 5_000
     return config

@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
     # Reports, in steps; 0 is never
     config.log_every = 100
     config.sample_every = 1_000
-    config.eval_every = 1_000
+    config.eval_every = 1_000  # multiples only: a run of fewer steps is not scored
     config.checkpoint_every = 1_000
     config.target = ConfigDict()  # stop when this logged metric is as good as this value
     config.target.metric = ""  # such as eval/fd_classifier; empty: no target

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 of them, 8x8, grey, embedded in its package: no download.
+"""scikit-learn's digits: 1,297 of them, 8x8, grey, embedded in its package: no download.
 
     make demo
     python train.py --config=configs/digits.py
@@ -15,4 +15,5 @@ def get_config(recipe: str = "mescheder") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "digits"
     config.num_steps = 8_000
+    config.eval_every = 2_000
     return config

@@ -18,4 +18,5 @@ def get_config(recipe: str = "dcgan") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "mnist"
     config.num_steps = 20_000 if config.generator.name == "mlp" else 5_000
+    config.eval_every = config.num_steps // 2
     return config

@@ -62,6 +62,7 @@ def main(argv: list[str]) -> None:
     config.dataset = DATASET.value
     train, held_out = data.load(config), data.load_held_out(config)
     assert held_out is not None
+    assert train.num_classes is not None
     recipe = RECIPES[config.dataset]
     network = features.Classifier(train.num_classes, recipe.widths)
     variables = fit(network, recipe, train, jax.random.key(SEED.value))
@@ -120,7 +121,7 @@ def fit(network: nn.Module, recipe: Recipe, train: data.Dataset, key: jax.Array)
     examples = {"images": jnp.asarray(train.images), "labels": jnp.asarray(train.labels)}
     indices = data.make_indices(order_key, len(train.images), (BATCH_SIZE,))
     for i in tqdm(range(num_steps), mininterval=10):
-        batch = data.take(examples, indices(i))
+        batch = data.take(examples, jnp.asarray(indices(i)))
         variables, opt_state = step(variables, opt_state, batch, jax.random.fold_in(key, i))
     return variables
 
@@ -128,10 +129,10 @@ def fit(network: nn.Module, recipe: Recipe, train: data.Dataset, key: jax.Array)
 def evaluate(network: nn.Module, variables: Any, held_out: data.Dataset) -> float:
     """The share of images that are classified right."""
     variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables)
-    predict = jax.jit(lambda images: network.apply(variables, images, train=False)[1].argmax(-1))
+    apply: Any = jax.jit(lambda images: network.apply(variables, images, train=False))
     batches = np.split(held_out.images, range(250, len(held_out.images), 250))
-    classes = np.concatenate([predict(batch) for batch in batches])
-    return float(np.mean(classes == held_out.labels))
+    logits = np.concatenate([apply(batch)[1] for batch in batches])
+    return float(np.mean(logits.argmax(axis=1) == held_out.labels))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from absl import app
 
 import checks
 import gan as gans
+import scores
 from augment import AUGMENTATIONS
 from data import Dataset
 from models import GENERATORS
@@ -27,6 +28,7 @@ def check(make_config):
         checks.check_values(config)
         gan = gans.make_gan(config, dataset.spec)
         checks.check_fit(config, gan, dataset)
+        checks.check_metrics(config, gan, scores.Judge(dataset, None, (), None, 100))
         return gan
 
     return check
@@ -54,6 +56,9 @@ def check(make_config):
         ({"balanced": True}, "balanced: mnist has no labels"),
         ({"batch_size": 101}, "batch_size=101 is larger than mnist: 100 examples"),
         ({"target.metric": "train/d_loss", "log_every": 0}, "never logged: log_every is 0"),
+        ({"target.metric": "eval/fid"}, "'eval/fid' is never logged: there are train/d_accuracy"),
+        ({"best_metric": "train/d_loss"}, "best_metric='train/d_loss' is never logged: there are eval/"),
+        ({"best_metric": "eval/relative_deviation_pixels", "eval_every": 0}, "never logged: eval_every is 0"),
         ({"target.metric": "train/r1"}, "'train/r1' is never logged: there are train/d_accuracy"),
     ],
 )  # fmt: skip
@@ -119,7 +124,7 @@ def test_what_is_for_images_is_refused_for_points(check):
 
 def test_fields_that_do_nothing(make_config):
     unused = checks.unused_fields(make_config("configs/mnist.py:goodfellow"))
-    fields = {"recipe", "discriminator.norm", "lazy_every", "target.value"}
+    fields = {"recipe", "discriminator.norm", "lazy_every", "target.value", "inception_weights"}
     fields |= {f"optimizer.{p}.{b}" for p in ("generator", "discriminator") for b in ("b1", "b2")}
     assert set(unused) == fields
     unused = checks.unused_fields(make_config("configs/ring.py:mescheder"))

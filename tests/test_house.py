@@ -66,7 +66,7 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
 
     def remember(config: ConfigDict, name: str) -> None:
         path = sys._getframe(2).f_code.co_filename
-        if Path(path).parent == ROOT and Path(path).stem in ("train", "gan", "data"):
+        if Path(path).parent == ROOT and Path(path).stem in ("train", "gan", "data", "scores"):
             read.add(prefixes.get(id(config), "?") + name)
 
     get_attribute, get_item = ConfigDict.__getattr__, ConfigDict.__getitem__
@@ -88,7 +88,9 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr(ConfigDict, "__getattr__", spy_attribute)
     monkeypatch.setattr(ConfigDict, "__getitem__", spy_item)
     monkeypatch.setattr(ConfigDict, "items", spy_items)
-    monkeypatch.setattr(data, "tfds_images", lambda name, data_dir, resolution: data.digits(None))
+    monkeypatch.setattr(
+        data, "tfds_images", lambda name, data_dir, resolution, split=None: data.digits(None)
+    )
     small = {"batch_size": 8, "num_steps": 1, "target.metric": "train/d_loss"}
     small |= {"generator.width": 8, "discriminator.width": 8}
     for recipe, dataset in (("goodfellow", "digits"), ("mescheder", "digits"), ("dcgan", "mnist")):

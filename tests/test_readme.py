@@ -62,7 +62,7 @@ def test_the_fork(tmp_path):
     """The loss of the README, put into losses.py as it says, trains and passes the tests."""
     for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
         shutil.copy(path, tmp_path)
-    for name in ("configs", "tests"):
+    for name in ("configs", "tests", "weights"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (fork,) = re.findall(r"```python\n(def hinge.*?)```", README, re.DOTALL)
     source = (ROOT / "losses.py").read_text()

@@ -20,7 +20,6 @@ from torch_files import MAGIC_NUMBER, PROTOCOL_VERSION, read
 torch = pytest.importorskip("torch")
 
 FORMATS = {"zip": True, "legacy": False}
-pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
 
 
 @pytest.fixture(params=FORMATS.values(), ids=FORMATS)
@@ -241,13 +240,6 @@ def test_a_key_that_nests_itself_ends(tmp_path):
     assert_both_refuse(tmp_path, b"}X\x01\x00\x00\x00a" + bomb + b"s.", "'a' is a tuple")
     assert_both_refuse(tmp_path, bomb + b"Q.", "unknown kind")
     assert_both_refuse(tmp_path, REBUILD + bomb + b"R.", "unusual arguments")
-
-
-class Global(str):
-    """Pickled as a name of the list."""
-
-    def __reduce__(self):
-        return str(self)
 
 
 def pickle_tensor(offset, shape, strides, size=6, storage_type="FloatStorage", metadata=()):

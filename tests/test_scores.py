@@ -1,0 +1,144 @@
+"""The scores of generators and of folders: named, repeatable, beside their floor; alarms."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from absl import app
+from PIL import Image
+
+import data
+import features
+import scores
+import train
+
+
+@pytest.fixture
+def judge(make_config):
+    config = make_config(changes={"eval_samples": 200})
+    return scores.make_judge(config, data.load(config))
+
+
+@pytest.mark.parametrize("dataset", features.read_index())
+def test_classifiers_are_as_the_index_says(dataset):
+    """Small, whole, and accurate enough to be looked through."""
+    entry = features.read_index()[dataset]
+    least = {"digits": 0.97, "mnist": 0.993, "fashion_mnist": 0.92, "cifar10": 0.85}[dataset]
+    assert entry["test_accuracy"] >= least
+    assert (features.WEIGHTS / f"{dataset}.safetensors").stat().st_size < 1_000_000
+    view = features.classifier(dataset, tuple(entry["shape"]))
+    values, logits = features.compute(view, np.zeros((3, *entry["shape"]), np.uint8))
+    assert values.shape == (3, entry["widths"][-1])
+    assert logits.shape == (3, 10)
+
+
+def test_the_accuracy_of_digits_is_measured(judge):
+    view, held_out = judge.views[0], judge.held_out
+    _, logits = features.compute(view, held_out.images)
+    accuracy = np.mean(logits.argmax(axis=1) == held_out.labels)
+    assert accuracy == pytest.approx(features.read_index()["digits"]["test_accuracy"], abs=0.005)
+
+
+def test_damaged_weights_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "index.json").write_text((features.WEIGHTS / "index.json").read_text())
+    content = bytearray((features.WEIGHTS / "digits.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "digits.safetensors").write_bytes(content)
+    monkeypatch.setattr(features, "WEIGHTS", tmp_path)
+    with pytest.raises(app.UsageError, match="sha256"):
+        features.classifier("digits", (8, 8, 1))
+
+
+def test_real_images_score_better_than_noise_and_the_floor_is_theirs(judge):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
+    of_noise, of_real = scores.score(judge, noise), scores.floor(judge)
+    assert of_real["num_samples"] == 200
+    for name in set(of_real) - {"num_samples", "relative_deviation_pixels"}:
+        if "class_" not in name and name != "modes":
+            better = scores.distance_from_best(f"eval/{name}", of_real[name])
+            assert better < scores.distance_from_best(f"eval/{name}", of_noise[name]), name
+
+
+def test_reciting_the_training_set_is_seen(judge):
+    recited = scores.score(judge, judge.dataset.images[:200])
+    assert recited["memorisation_pixels"] > 0.65  # of 1,297 training images 500 are looked at
+
+
+def test_names_are_those_that_are_logged(judge):
+    logged = {f"eval/{name}" for name in scores.floor(judge)} | {"eval/memorisation_pixels"}
+    assert set(scores.metric_names(judge)) <= logged
+    assert scores.best_metric(judge) == "eval/fd_classifier"
+
+
+def test_too_few_samples_are_refused(judge):
+    with pytest.raises(ValueError, match="needed"):
+        scores.score(judge, judge.dataset.images[:3])
+
+
+def test_toys_have_modes(make_config):
+    config = make_config("configs/ring.py", {"eval_samples": 2_500})
+    judge = scores.make_judge(config, data.load(config))
+    assert scores.floor(judge)["modes"] == 8
+    assert scores.floor(judge)["high_quality"] == pytest.approx(0.989, abs=0.01)
+    nowhere = scores.score(judge, np.zeros((100, 2), np.float32))
+    assert nowhere["modes"] == 0
+    assert "mode_kl" not in nowhere  # no distribution, no number
+
+
+def test_a_run_is_scored_while_it_trains_and_after(command, tmp_path):
+    arguments = ["--config=configs/digits.py:goodfellow", f"--workdir={tmp_path / 'run'}"]
+    every = ["--config.eval_every=10", "--config.eval_samples=100", "--config.num_steps=20"]
+    assert command("train.py", *arguments, *every).code == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = rows[-1]
+    assert last["eval/num_samples"] == 100
+    outcome = command("evaluate.py", f"--workdir={tmp_path / 'run'}", "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out.splitlines()[-1])
+    for name in result:
+        if name.startswith("eval/"):
+            assert result[name] == last[name], name  # the same bits
+    best = train.best_step(rows, "eval/fd_classifier")
+    assert (tmp_path / "run/checkpoints" / str(best)).is_dir()
+    outcome = command("evaluate.py", f"--workdir={tmp_path / 'run'}", "--step=3")
+    assert outcome.code == 2
+    assert "--step=3 has no checkpoint" in outcome.err
+
+
+def test_a_folder_is_scored(command, tmp_path):
+    for i, image in enumerate(data.digits(None, held_out=True).images[:50]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    arguments = [f"--samples={tmp_path}", "--dataset=digits", "--json"]
+    outcome = command("evaluate.py", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out.splitlines()[-1])["eval/num_samples"] == 50
+
+
+def test_nan_is_no_number(judge, make_config):
+    config = make_config()
+    _, gan, _ = train.prepare(config)
+    state = train.gans.init(gan, config, jax.random.key(0))
+    broken = jax.tree.map(lambda x: x * np.nan, state.average)
+    with pytest.raises(ValueError, match="NaN"):
+        scores.draw(gan, broken, jax.random.key(0), 10)
+
+
+def row(**figures) -> dict:
+    return {"step": 0} | {f"{k.replace('__', '/')}": v for k, v in figures.items()}
+
+
+def test_alarms():
+    calm = [row(train__d_accuracy=0.7, train__g_grad_norm=1.0)] * 10
+    assert scores.alarms(calm) == []
+    pinned = [*calm, *[row(train__d_accuracy=1.0, train__g_grad_norm=1e-4)] * 10]
+    raised = [scores.alarms(pinned[:i]) for i in range(1, 21)]
+    kinds = [alarm.partition(":")[0] for alarms in raised for alarm in alarms]
+    assert sorted(kinds) == ["discriminator pinned", "gradient vanishing"]  # once each
+    modes = [row(eval__modes=8), row(train__d_loss=1.0), row(eval__modes=5)]
+    (lost,) = scores.alarms(modes)
+    assert lost.startswith("modes lost: 5 modes, 8 at the evaluation before")
+    (constant,) = scores.alarms([row(eval__relative_deviation_pixels=0.01)])
+    assert constant.startswith("samples nearly constant")
