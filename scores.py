@@ -320,7 +320,23 @@ def _samples_constant(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-ALARMS = (_modes_lost, _discriminator_pinned, _gradient_vanishing, _samples_constant)
+def _samples_not_finite(rows: list[dict[str, Any]]) -> str | None:
+    """No score could be had."""
+    if not rows or rows[-1].get("eval/num_samples") != 0:
+        return None
+    return (
+        "samples not finite: none could be scored. Usually training has diverged. Try smaller "
+        "learning rates, and an earlier checkpoint"
+    )
+
+
+ALARMS = (
+    _samples_not_finite,
+    _modes_lost,
+    _discriminator_pinned,
+    _gradient_vanishing,
+    _samples_constant,
+)
 
 
 def _point_scores(mixture: data.Mixture, fake: np.ndarray) -> dict[str, float]:

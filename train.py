@@ -199,7 +199,10 @@ def train_and_evaluate(
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
-                    row |= scores.evaluate(judge, gan, state.average, eval_key)
+                    try:
+                        row |= scores.evaluate(judge, gan, state.average, eval_key)
+                    except ValueError:  # samples that are not finite have no score
+                        row["eval/num_samples"] = 0
                     evaluating += time.perf_counter() - paused
                 if row:
                     seconds = seconds_before + time.perf_counter() - start

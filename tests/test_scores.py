@@ -126,6 +126,16 @@ def test_nan_is_no_number(judge, make_config):
         scores.draw(gan, broken, jax.random.key(0), 10)
 
 
+def test_a_run_that_diverges_says_so(command, tmp_path):
+    arguments = ["--config=configs/digits.py:goodfellow", f"--workdir={tmp_path}"]
+    rates = ["--config.optimizer.generator.learning_rate=1e30", "--config.num_steps=3"]
+    outcome = command("train.py", *arguments, *rates, "--config.eval_every=3")
+    assert outcome.code == 0, outcome.err
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval/num_samples"] == 0
+    assert last["alarms"][0].startswith("samples not finite")
+
+
 def row(**figures) -> dict:
     return {"step": 0} | {f"{k.replace('__', '/')}": v for k, v in figures.items()}
 
