@@ -27,6 +27,8 @@ import data
 import inception as inception_network
 import torch_files
 
+Apply = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+STACKED = "stacked_mnist"
 WEIGHTS = Path(__file__).parent / "weights"
 BATCH_SIZE = 50  # Inception's activations of so many take half a GB
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -79,12 +81,14 @@ class View(NamedTuple):
 
     suffix: str
     fingerprint: str
-    apply: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    apply: Apply
     num_classes: int | None
 
 
 def classifier(dataset: str, shape: tuple[int, ...], weights: str | None = None) -> View:
     """The data set's own classifier (scripts/train_classifier.py), part of this repository.
+
+    Of stacked MNIST it is MNIST's, which looks at each channel by itself (Lin et al. 2018).
 
     Args:
       dataset: its name.
@@ -99,18 +103,42 @@ def classifier(dataset: str, shape: tuple[int, ...], weights: str | None = None)
             f"no classifier for {dataset} of {'x'.join(map(str, shape))}: there are "
             f"{', '.join(known)}"
         )
-    entry, file = read_index()[dataset], WEIGHTS / f"{dataset}.safetensors"
+    stacked = dataset == STACKED
+    name = "mnist" if stacked else dataset
+    entry, file = read_index()[name], WEIGHTS / f"{name}.safetensors"
     content = _read_verified(file, entry["sha256"])
     stored = traverse_util.unflatten_dict(load(content), sep="/")
     variables = jax.tree.map(lambda x: x.astype(np.float32), stored)
     network = Classifier(entry["num_classes"], tuple(entry["widths"]))
-    apply = jax.jit(lambda images: network.apply(variables, images, train=False))
+
+    @jax.jit
+    def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return network.apply(variables, images, train=False)
+
+    if stacked:
+        return View("classifier", f"{entry['sha256']} {STACKED}", _by_channel(apply), 1_000)
     return View("classifier", entry["sha256"], apply, entry["num_classes"])
 
 
 def has_classifier(dataset: str, shape: tuple[int, ...]) -> bool:
     """Whether there is a classifier of the data set's images of this shape."""
+    if dataset == STACKED:
+        return has_classifier("mnist", (*shape[:2], 1))
     return read_index().get(dataset, {}).get("shape") == list(shape)
+
+
+def _by_channel(apply: Apply) -> Apply:
+    """The features of three channels side by side, and the logits of K^3 classes.
+
+    A sum of the channels' logits: the largest is where each channel's is.
+    """
+
+    def apply_to_each(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (x, a), (y, b), (z, c) = (apply(images[..., channel, None]) for channel in range(3))
+        joint = a[:, :, None, None] + b[:, None, :, None] + c[:, None, None, :]  # [B, K, K, K]
+        return jnp.concatenate([x, y, z], axis=1), joint.reshape(len(images), -1)
+
+    return jax.jit(apply_to_each)
 
 
 def compute(view: View, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -307,22 +307,6 @@ def mode_kl(classes: np.ndarray, data_distribution: np.ndarray) -> float:
     return float(np.sum(generated[seen] * np.log(generated[seen] / data[seen])))
 
 
-def stacked_classes(digit_classes: np.ndarray) -> np.ndarray:
-    """The class in [0, 1000) of stacked digits: the first channel's digit is the hundreds.
-
-    Args:
-      digit_classes: int [N, 3] in [0, 10), one classifier's view of each channel.
-    Raises:
-      ValueError: another shape, or a digit out of range.
-    Source: Lin et al. 2018.
-    """
-    digit_classes = np.asarray(digit_classes)
-    if digit_classes.ndim != 2 or digit_classes.shape[1] != 3:
-        raise ValueError(f"digit_classes must be [N, 3], not of shape {digit_classes.shape}")
-    digits = _classes("digit_classes", digit_classes.reshape(-1), 10).reshape(-1, 3)
-    return digits.astype(np.int64) @ np.array([100, 10, 1])
-
-
 def nearest_modes(
     points: np.ndarray, centres: np.ndarray, deviation: float
 ) -> tuple[np.ndarray, np.ndarray]:

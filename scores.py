@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EVAL_KEY = 2**32 - 3  # folded into the state's key: latents that no step and no picture draws
 NUM_SAMPLES = 10_000
 BATCH_SIZE = 500
+MAX_CLASSES_APART = 100  # of more, distances inside each class are not logged
 MIN_SAMPLES = 10  # of the splits of the Inception score; neighbours need 6
 # A metric of metrics.py, seen through the published Inception weights, has its usual name.
 USUAL_NAMES = {
@@ -372,10 +373,11 @@ def _view_scores(judge: Judge, view: features.View, fake: np.ndarray) -> dict[st
         shares = np.bincount(labels, minlength=view.num_classes)
         found["modes"] = metrics.num_modes(classes, view.num_classes)
         found["mode_kl"] = metrics.mode_kl(classes, shares / shares.sum())
-        distances = metrics.frechet_distances_by_class(
-            real.features, real.classes, fake_features, classes, view.num_classes
-        )
-        seen |= {f"fd.{c}": x for c, x in enumerate(distances) if x is not None}
+        if view.num_classes <= MAX_CLASSES_APART:
+            distances = metrics.frechet_distances_by_class(
+                real.features, real.classes, fake_features, classes, view.num_classes
+            )
+            seen |= {f"fd.{c}": x for c, x in enumerate(distances) if x is not None}
     return found | {_name(metric, view): value for metric, value in seen.items()}
 
 

@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of weights, latents and the order of the examples
 
     # Data
-    # digits, mnist, fashion_mnist, cifar10, ring, grid, folder:PATH, or one of TFDS with an image
+    # digits, mnist, fashion_mnist, cifar10, stacked_mnist, ring, grid, folder:PATH, or one of TFDS
+    # with an image
     config.dataset = "digits"
     config.data_dir = config_dict.placeholder(str)  # None: TFDS_DATA_DIR or TFDS's own default
     config.resolution = config_dict.placeholder(int)  # pixels; None: as the data set has it

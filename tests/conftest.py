@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+from unittest.mock import MagicMock
 
 import jax
 import pytest
@@ -18,6 +21,17 @@ import cli
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 4)  # for meshes
 os.chdir(ROOT)  # commands name configs relative to it
+
+
+def import_torch_fidelity(module: str) -> ModuleType:
+    """A module of torch-fidelity; torchvision, of which no test needs a thing, need not fit torch."""
+    if not all(map(importlib.util.find_spec, ("torch", "torch_fidelity"))):
+        pytest.skip("torch-fidelity is not installed", allow_module_level=True)
+    kinds = ("", ".datasets", ".io", ".models", ".transforms", ".transforms.functional")
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in kinds:
+            patch.setitem(sys.modules, f"torchvision{kind}", MagicMock())
+        return importlib.import_module(f"torch_fidelity.{module}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -479,3 +479,15 @@ def test_other_real_data(load, tfds_data: Path, name, shape):
     dataset = load(name, data_dir=str(tfds_data))
     assert dataset.spec == (shape, 10)
     assert len(set(np.bincount(dataset.labels))) == 1
+
+
+def test_stacked_mnist(load, tfds_data: Path):
+    mnist = load("mnist", data_dir=str(tfds_data))
+    dataset = load("stacked_mnist", data_dir=str(tfds_data))
+    assert dataset.spec == ((28, 28, 3), 1_000)
+    counts = np.bincount(dataset.labels, minlength=1_000)
+    assert counts.min() > 50
+    known = {image.tobytes(): label for image, label in zip(mnist.images, mnist.labels)}
+    for image, label in zip(dataset.images[:50], dataset.labels):
+        digits = [known[image[..., channel].tobytes()] for channel in range(3)]
+        assert label == 100 * digits[0] + 10 * digits[1] + digits[2]

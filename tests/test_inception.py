@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from types import ModuleType
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import import_torch_fidelity
 from PIL import Image
 
 from inception import RESIZINGS, InceptionV3, convert, torch_shapes
@@ -17,20 +14,7 @@ from inception import RESIZINGS, InceptionV3, convert, torch_shapes
 torch = pytest.importorskip("torch")
 
 
-def import_torch_fidelity() -> ModuleType:
-    """Its Inception without the package's `__init__`, which needs torchvision for other networks."""
-    spec = importlib.util.find_spec("torch_fidelity")
-    if spec is None:
-        pytest.skip("torch-fidelity is not installed", allow_module_level=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torch_fidelity", importlib.util.module_from_spec(spec))
-        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-        for name in [name for name in sys.modules if name.startswith("torch_fidelity.")]:
-            del sys.modules[name]  # whoever wants the whole package imports it anew
-    return module
-
-
-fidelity = import_torch_fidelity()
+fidelity = import_torch_fidelity("feature_extractor_inceptionv3")
 RESIZE = {name: jax.jit(function) for name, function in RESIZINGS.items()}
 SHAPES = [(2, 32, 32, 3), (2, 28, 28, 1), (1, 299, 299, 3), (1, 480, 317, 3), (2, 1, 640, 3)]
 

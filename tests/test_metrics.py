@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import tracemalloc
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from conftest import import_torch_fidelity
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
@@ -36,7 +36,6 @@ from metrics import (
     num_modes,
     precision_recall_density_coverage,
     relative_deviation,
-    stacked_classes,
 )
 
 # Samples real and fake, dimension, shift and scale of the fakes.
@@ -72,15 +71,6 @@ def agree(name: str, ours: float, theirs: float, tolerance: float = 1e-4) -> Non
     assert error <= tolerance, (name, ours, theirs)
 
 
-def torch_fidelity(module: str):
-    """A module of torch-fidelity, and torch."""
-    torch = pytest.importorskip("torch")
-    try:
-        return importlib.import_module(f"torch_fidelity.{module}"), torch
-    except (ImportError, RuntimeError, AttributeError) as error:  # or torchvision of another torch
-        pytest.skip(f"torch-fidelity cannot be imported: {error}")
-
-
 def score(features) -> tuple[float, ...]:
     """All metrics of two arrays of features in one row."""
     real, fake = features
@@ -113,9 +103,9 @@ def test_frechet_distance_by_sqrtm(features):
 
 
 def test_frechet_distance_by_torch_fidelity(features):
-    fid, torch = torch_fidelity("metric_fid")
+    fid = import_torch_fidelity("metric_fid")
     statistics = [
-        fid.fid_features_to_statistics(torch.from_numpy(array.astype(np.float64)))
+        fid.fid_features_to_statistics(fid.torch.from_numpy(array.astype(np.float64)))
         for array in features
     ]
     theirs = fid.fid_statistics_to_metric(*statistics, verbose=False)
@@ -191,9 +181,9 @@ def test_kernel_distance_by_scikit_learn(features):
 
 
 def test_kernel_distance_by_torch_fidelity(features):
-    kid, torch = torch_fidelity("metric_kid")
+    kid = import_torch_fidelity("metric_kid")
     real, fake = (array[:200] for array in features)
-    tensors = [torch.from_numpy(array.astype(np.float64)) for array in (real, fake)]
+    tensors = [kid.torch.from_numpy(array.astype(np.float64)) for array in (real, fake)]
     theirs = kid.kid_features_to_metric(
         *tensors, kid_subsets=1, kid_subset_size=200, verbose=False
     )["kernel_inception_distance_mean"]
@@ -202,12 +192,12 @@ def test_kernel_distance_by_torch_fidelity(features):
 
 def test_kernel_distance_of_subsets_by_torch_fidelity():
     """Other subsets of the same samples: the means agree within their standard errors."""
-    kid, torch = torch_fidelity("metric_kid")
+    kid = import_torch_fidelity("metric_kid")
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(800, 4)), rng.normal(0.5, 1, size=(900, 4))
     ours = kernel_distance(real, fake, subset_size=100)
     theirs = kid.kid_features_to_metric(
-        torch.from_numpy(real), torch.from_numpy(fake), kid_subset_size=100, verbose=False
+        kid.torch.from_numpy(real), kid.torch.from_numpy(fake), kid_subset_size=100, verbose=False
     )
     mean, std = theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]
     assert ours.mean == pytest.approx(mean, abs=4 * math.hypot(ours.std, std) / 10)
@@ -236,10 +226,10 @@ def test_kernel_distance_in_closed_form():
     ("num_samples", "num_classes", "scale"), [(500, 10, 3), (1003, 1000, 1), (37, 2, 50)]
 )
 def test_inception_score_by_torch_fidelity(num_samples, num_classes, scale):
-    isc, torch = torch_fidelity("metric_isc")
+    isc = import_torch_fidelity("metric_isc")
     logits = np.random.default_rng(0).normal(0, scale, (num_samples, num_classes))
     for splits in (1, 10):
-        theirs = isc.isc_features_to_metric(torch.from_numpy(logits), splits, shuffle=False)
+        theirs = isc.isc_features_to_metric(isc.torch.from_numpy(logits), splits, shuffle=False)
         ours = inception_score(logits.astype(np.float32), splits)
         agree("inception_score, torch-fidelity", ours.mean, theirs["inception_score_mean"])
         assert ours.std == pytest.approx(theirs["inception_score_std"], rel=1e-4, abs=1e-6)
@@ -272,8 +262,8 @@ def test_precision_recall_density_coverage_by_prdc(features, capsys):
 
 
 def test_precision_and_recall_by_torch_fidelity(features):
-    prc, torch = torch_fidelity("metric_prc")
-    real, fake = (torch.from_numpy(array.astype(np.float64)) for array in features)
+    prc = import_torch_fidelity("metric_prc")
+    real, fake = (prc.torch.from_numpy(array.astype(np.float64)) for array in features)
     theirs = prc.prc_features_to_metric(fake, real, verbose=False)
     ours = precision_recall_density_coverage(*features)
     agree("precision, torch-fidelity", ours.precision, theirs["precision"])
@@ -367,11 +357,6 @@ def test_modes_of_a_collapsed_generator():
     assert mode_kl(collapsed, uniform) == pytest.approx(math.log(1000))
     assert mode_kl(np.arange(1000), uniform) == pytest.approx(0, abs=1e-12)
     assert num_modes(np.empty(0, int), 8) == 0
-
-
-def test_stacked_classes():
-    digits = np.array([[0, 0, 0], [1, 2, 3], [9, 9, 9]], np.uint8)
-    assert stacked_classes(digits).tolist() == [0, 123, 999]
 
 
 def test_the_floor_of_modes_by_simulation():
@@ -607,8 +592,6 @@ def test_no_number_of_bad_samples(function, kind):
         (lambda: mode_kl(np.array([0]), np.array([0.5, 0.6])), "positive, of sum 1"),
         (lambda: mode_kl(np.array([0]), np.array([0.5, np.nan])), "positive, of sum 1"),
         (lambda: mode_kl(np.empty(0, int), np.array([0.5, 0.5])), "0 samples, and 1"),
-        (lambda: stacked_classes(np.array([[1, 2]])), r"must be \[N, 3\]"),
-        (lambda: stacked_classes(np.array([[1, 2, 10]])), r"in \[0, 10\)"),
         (lambda: high_quality(GOOD, GOOD, 0.0), "deviation must be above 0"),
         (lambda: high_quality(GOOD, GOOD[:, :2], 1.0), "equal, not 3 and 2"),
         (lambda: relative_deviation(GOOD, GOOD[:1]), "fake has 1 samples, and 2"),

@@ -42,6 +42,20 @@ def test_the_accuracy_of_digits_is_measured(judge):
     assert accuracy == pytest.approx(features.read_index()["digits"]["test_accuracy"], abs=0.005)
 
 
+def test_stacked_digits_are_told_channel_by_channel():
+    one = features.classifier("mnist", (28, 28, 1))
+    three = features.classifier("stacked_mnist", (28, 28, 3))
+    assert three.fingerprint != one.fingerprint
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), np.uint8)
+    images[:10] //= 8  # of several classes
+    values, logits = features.compute(three, images)
+    parts = [features.compute(one, images[..., channel, None]) for channel in range(3)]
+    np.testing.assert_allclose(values, np.concatenate([x for x, _ in parts], 1), rtol=1e-5)
+    digits = np.stack([x.argmax(1) for _, x in parts])
+    assert len(np.unique(digits)) > 1
+    np.testing.assert_array_equal(logits.argmax(1), [100, 10, 1] @ digits)
+
+
 def test_damaged_weights_are_refused(monkeypatch, tmp_path):
     (tmp_path / "index.json").write_text((features.WEIGHTS / "index.json").read_text())
     content = bytearray((features.WEIGHTS / "digits.safetensors").read_bytes())
