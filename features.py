@@ -172,7 +172,7 @@ def inception(
     """
     file = Path(os.path.expanduser(weights)) if weights else data.cache_folder() / INCEPTION_FILE
     if not weights and not file.exists():
-        _download(INCEPTION_URL, file)
+        _download(INCEPTION_URL, file, INCEPTION_SHA256)
     _read_verified(file, INCEPTION_SHA256)
     variables = inception_network.convert(torch_files.read(file))
     network, resize = inception_network.InceptionV3(), inception_network.RESIZINGS[resizing]
@@ -196,11 +196,11 @@ def inception_clean_fid(dataset: str, shape: tuple[int, ...], weights: str | Non
     return inception(dataset, shape, weights, "clean_fid")
 
 
-def _download(url: str, file: Path) -> None:
+def _download(url: str, file: Path, sha256: str) -> None:
     """Fetches a file, whole or not at all.
 
     Raises:
-      app.UsageError: it cannot be had, and what would help.
+      app.UsageError: it cannot be had, or is another one, and what would help.
     """
     import requests
 
@@ -214,13 +214,16 @@ def _download(url: str, file: Path) -> None:
                 for chunk in response.iter_content(1 << 20):
                     target.write(chunk)
                     bar.update(len(chunk))
+        _read_verified(partial, sha256)
         os.replace(partial, file)
-    except (requests.RequestException, OSError) as error:
-        partial.unlink(missing_ok=True)
+    except (requests.RequestException, OSError, app.UsageError) as error:
+        reason = str(error).partition("\n")[0]
         raise app.UsageError(
-            f"the Inception weights could not be downloaded: fetch {url} and put it at {file}, or "
-            "name it by inception_weights"
+            f"the Inception weights could not be downloaded ({reason}): fetch {url} and "
+            f"put it at {file}, or name it by inception_weights"
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_verified(file: Path, sha256: str) -> bytes:

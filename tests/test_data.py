@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import http.server
 import io
 import struct
 import tarfile
-import threading
 import time
 from pathlib import Path
 
@@ -270,9 +268,8 @@ def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 @pytest.fixture
-def serve(tmp_path, monkeypatch):
+def serve(tmp_path, monkeypatch, serve_folder):
     """Serves files, and lets a builder find them and their checksums there."""
-    servers = []
 
     def start(builder, files: dict[str, bytes], checksums: dict[str, bytes] | None = None):
         root = tmp_path / "www"
@@ -280,15 +277,7 @@ def serve(tmp_path, monkeypatch):
         for name, content in files.items():
             (root / name).write_bytes(content)
 
-        class Quiet(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
-
-        handler = functools.partial(Quiet, directory=str(root))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        url = f"http://127.0.0.1:{server.server_port}/"
+        url = serve_folder(root)
         infos = {
             url + name: type(next(iter(builder.url_infos.values())))(
                 size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=name
@@ -304,10 +293,7 @@ def serve(tmp_path, monkeypatch):
             monkeypatch.setattr(builder, "_cifar_info", cifar_info)
         return tmp_path / "tfds"
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 @pytest.mark.parametrize("name", tfds_builders.BUILDERS)

@@ -7,11 +7,9 @@ import json
 import jax
 import numpy as np
 import pytest
-from absl import app
 from PIL import Image
 
 import data
-import features
 import scores
 import train
 
@@ -20,50 +18,6 @@ import train
 def judge(make_config):
     config = make_config(changes={"eval_samples": 200})
     return scores.make_judge(config, data.load(config))
-
-
-@pytest.mark.parametrize("dataset", features.read_index())
-def test_classifiers_are_as_the_index_says(dataset):
-    """Small, whole, and accurate enough to be looked through."""
-    entry = features.read_index()[dataset]
-    least = {"digits": 0.97, "mnist": 0.993, "fashion_mnist": 0.92, "cifar10": 0.85}[dataset]
-    assert entry["test_accuracy"] >= least
-    assert (features.WEIGHTS / f"{dataset}.safetensors").stat().st_size < 1_000_000
-    view = features.classifier(dataset, tuple(entry["shape"]))
-    values, logits = features.compute(view, np.zeros((3, *entry["shape"]), np.uint8))
-    assert values.shape == (3, entry["widths"][-1])
-    assert logits.shape == (3, 10)
-
-
-def test_the_accuracy_of_digits_is_measured(judge):
-    view, held_out = judge.views[0], judge.held_out
-    _, logits = features.compute(view, held_out.images)
-    accuracy = np.mean(logits.argmax(axis=1) == held_out.labels)
-    assert accuracy == pytest.approx(features.read_index()["digits"]["test_accuracy"], abs=0.005)
-
-
-def test_stacked_digits_are_told_channel_by_channel():
-    one = features.classifier("mnist", (28, 28, 1))
-    three = features.classifier("stacked_mnist", (28, 28, 3))
-    assert three.fingerprint != one.fingerprint
-    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), np.uint8)
-    images[:10] //= 8  # of several classes
-    values, logits = features.compute(three, images)
-    parts = [features.compute(one, images[..., channel, None]) for channel in range(3)]
-    np.testing.assert_allclose(values, np.concatenate([x for x, _ in parts], 1), rtol=1e-5)
-    digits = np.stack([x.argmax(1) for _, x in parts])
-    assert len(np.unique(digits)) > 1
-    np.testing.assert_array_equal(logits.argmax(1), [100, 10, 1] @ digits)
-
-
-def test_damaged_weights_are_refused(monkeypatch, tmp_path):
-    (tmp_path / "index.json").write_text((features.WEIGHTS / "index.json").read_text())
-    content = bytearray((features.WEIGHTS / "digits.safetensors").read_bytes())
-    content[-1] ^= 1
-    (tmp_path / "digits.safetensors").write_bytes(content)
-    monkeypatch.setattr(features, "WEIGHTS", tmp_path)
-    with pytest.raises(app.UsageError, match="sha256"):
-        features.classifier("digits", (8, 8, 1))
 
 
 def test_real_images_score_better_than_noise_and_the_floor_is_theirs(judge):
