@@ -8,7 +8,6 @@ docs/metrics.md says what each score means.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import statistics
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 import checks
 import cli
@@ -46,11 +46,16 @@ def main(argv: list[str]) -> None:
     workdir = Path(os.path.expanduser(cli.WORKDIR.value)) if cli.WORKDIR.value else None
     config = read_config(workdir)
     if SAMPLES.value:
-        results = [score_folder(config, Path(os.path.expanduser(SAMPLES.value)))]
+        images = data.folder(Path(os.path.expanduser(SAMPLES.value)), None).images
+        dataset = data.load(config)
+        images = as_shape(images, dataset.spec.shape)
+        judge = scores.make_judge(config, dataset, len(images))
+        results = [{"samples": SAMPLES.value, **scores.with_floor(judge, images)}]
     elif workdir:
-        results = score_run(config, workdir)
+        judge = scores.make_judge(config, data.load(config))
+        results = score_run(config, workdir, judge)
     for result in results:
-        print(table(result), end="\n\n")
+        print(table(judge, result), end="\n\n")
     if JSON.value:
         print(json.dumps({"evaluations": results} if STEP.value == "all" else results[0]))
 
@@ -83,37 +88,36 @@ def read_config(workdir: Path | None) -> ConfigDict:
         ("eval_samples", NUM_SAMPLES.value),
         ("inception_weights", INCEPTION_WEIGHTS.value),
     ):
-        if value is not None:
-            config[field] = value
+        if value is None:
+            continue
+        config[field] = value
+        reason = checks.unused_fields(config).get(field)
+        if reason and not field.startswith("eval_"):  # of those, eval_every=0 is no matter here
+            raise app.UsageError(f"--{field} does nothing here: {reason}")
     checks.check_values(config)
     return config
 
 
-def score_run(config: ConfigDict, workdir: Path) -> list[dict[str, Any]]:
+def score_run(config: ConfigDict, workdir: Path, judge: scores.Judge) -> list[dict[str, Any]]:
     """The scores of the checkpoints that --step names, the first step first.
 
     With --repeats=N each is the mean over N draws, its deviation has `_std` at its name's end.
     The first draw is that of the evaluations during training.
 
     Raises:
-      app.UsageError: no run, no such checkpoint, or a generator that has no scores.
+      app.UsageError: no run, or no such checkpoint.
     """
-    dataset = data.load(config)
-    gan = gans.make_gan(config, dataset.spec)
-    judge = scores.make_judge(config, dataset)
+    gan = gans.make_gan(config, judge.dataset.spec)
     abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
     results = []
     with runs.open_checkpoints(workdir) as checkpoints:
         for step in chosen_steps(checkpoints.steps()):
             state = checkpoints.restore(abstract_state, step)
-            key = jax.random.fold_in(state.key, scores.EVAL_KEY)
-            try:
-                draws = [scores.evaluate(judge, gan, state.average, key)]
-                for i in range(1, REPEATS.value):
-                    again = jax.random.fold_in(key, i)
-                    draws.append(scores.evaluate(judge, gan, state.average, again))
-            except ValueError as error:
-                raise app.UsageError(f"{workdir}, step {step}: {error}") from error
+            keys = (scores.EVAL_KEY - i for i in range(REPEATS.value))  # far above all steps
+            draws = [
+                scores.evaluate(judge, gan, state.average, jax.random.fold_in(state.key, key))
+                for key in tqdm(keys, f"step {step}", REPEATS.value, disable=None)
+            ]
             results.append({"workdir": str(workdir), "step": step, **summarise(draws)})
     return results
 
@@ -132,46 +136,46 @@ def chosen_steps(steps: list[int]) -> list[int]:
 
 
 def summarise(draws: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure, and its standard deviation where there are several draws."""
-    if len(draws) == 1:
-        return draws[0]
+    """The mean of each figure, and its standard deviation where there are several draws.
+
+    A draw without scores, for its samples are not finite, is the answer by itself.
+    """
+    worst = min(draws, key=lambda draw: draw["eval/num_samples"])
+    if len(draws) == 1 or worst["eval/num_samples"] == 0:
+        return worst
     summary: dict[str, float] = {"repeats": len(draws)}
-    for name in sorted(set.intersection(*map(set, draws))):
-        values = [draw[name] for draw in draws]
+    for name in draws[0]:
+        values = [draw[name] for draw in draws if name in draw]
+        if len(values) < len(draws):  # a class that one draw has too little of
+            continue
         summary[name] = statistics.fmean(values)
         if not name.startswith("eval/floor_") and name != "eval/num_samples":
             summary[f"{name}_std"] = statistics.stdev(values)
     return summary
 
 
-def score_folder(config: ConfigDict, folder: Path) -> dict[str, Any]:
-    """The scores of the images in a folder.
+def as_shape(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images uint8 [N, H, W, C] of `shape`; grey ones are repeated where it has three channels.
 
     Raises:
-      app.UsageError: there are none, too few for a score, or they have another shape.
+      app.UsageError: they have another shape.
     """
-    images = data.folder(folder, None).images
-    dataset = data.load(config)
-    shape = dataset.spec.shape
     if images.shape[1:3] == shape[:2] and shape[2:] == (3,):
         images = np.broadcast_to(images, (len(images), *shape))
     if images.shape[1:] != shape:
         theirs, ours = ("x".join(map(str, size)) for size in (images.shape[1:], shape))
-        raise app.UsageError(f"{folder} has images of {theirs}, and {config.dataset} of {ours}")
-    judge = dataclasses.replace(scores.make_judge(config, dataset), num_samples=len(images))
-    try:
-        found = scores.with_floor(judge, images)
-    except ValueError as error:
-        raise app.UsageError(f"{folder}: {error}") from error
-    return {"samples": str(folder), **found}
+        raise app.UsageError(f"{SAMPLES.value} has images of {theirs}, and the data set of {ours}")
+    return images
 
 
-def table(result: dict[str, Any]) -> str:
+def table(judge: scores.Judge, result: dict[str, Any]) -> str:
     """The scores for people: value, deviation, floor, perfect, which way is better."""
     num = int(result["eval/num_samples"])
     what = (
         f"{result['workdir']}, step {result['step']:,}" if "step" in result else result["samples"]
     )
+    if num == 0:
+        return f"{what}: no scores, because the samples hold NaN or infinite numbers"
     lines = [f"{what}: {num:,} samples"]
     floor_num = int(result.get("eval/floor_num_samples", 0))
     if floor_num:
@@ -179,19 +183,16 @@ def table(result: dict[str, Any]) -> str:
     if 0 < floor_num < num:
         lines.append("There are fewer held-out examples than samples: the floor is of another size")
     repeated = "repeats" in result
-    columns = f"{'':28}{'score':>10}" + (f"{'+-':>10}" if repeated else "")
-    lines.append(f"{columns}{'floor':>10}{'perfect':>10}  better")
+    columns = f"{'':28}{'score':>11}" + (f"{'+-':>11}" if repeated else "")
+    lines.append(f"{columns}{'floor':>11}{'perfect':>11}  better")
     for name, value in result.items():
         short = name.removeprefix("eval/")
         if short == name or short.endswith(("_std", "num_samples")) or short.startswith("floor_"):
             continue
-        metric = metrics.METRICS[scores.base_metric(name)]
-        num_modes = result.get("eval/floor_modes", 0)
-        perfect = metric.perfect(num, int(num_modes)) if metric.perfect else None
         figures = [value] + ([result[f"{name}_std"]] if repeated else [])
-        figures += [result.get(f"eval/floor_{short}"), perfect]
-        cells = "".join(f"{'-' if x is None else f'{x:.4g}':>10}" for x in figures)
-        lines.append(f"{short:28}{cells}  {metric.better}")
+        figures += [result.get(f"eval/floor_{short}"), scores.perfect(judge, name, num)]
+        cells = "".join(f"{'-' if x is None else f'{x:.4g}':>11}" for x in figures)
+        lines.append(f"{short:28}{cells}  {metrics.METRICS[scores.base_metric(name)].better}")
     return "\n".join(lines)
 
 

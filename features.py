@@ -7,6 +7,7 @@ another network is one more function there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -113,7 +114,8 @@ def classifier(dataset: str, shape: tuple[int, ...], weights: str | None = None)
 
     @jax.jit
     def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return network.apply(variables, images, train=False)
+        outputs: Any = network.apply(variables, images, train=False)
+        return outputs
 
     if stacked:
         return View("classifier", f"{entry['sha256']} {STACKED}", _by_channel(apply), 1_000)
@@ -200,7 +202,7 @@ def _download(url: str, file: Path, sha256: str) -> None:
     """Fetches a file, whole or not at all.
 
     Raises:
-      app.UsageError: it cannot be had, or is another one, and what would help.
+      app.UsageError: it cannot be had, or is not the published one, and what would help.
     """
     import requests
 
@@ -214,13 +216,13 @@ def _download(url: str, file: Path, sha256: str) -> None:
                 for chunk in response.iter_content(1 << 20):
                     target.write(chunk)
                     bar.update(len(chunk))
-        _read_verified(partial, sha256)
+        if hashlib.sha256(partial.read_bytes()).hexdigest() != sha256:
+            raise OSError(errno.EIO, "what came is not the published file")
         os.replace(partial, file)
-    except (requests.RequestException, OSError, app.UsageError) as error:
-        reason = str(error).partition("\n")[0]
+    except OSError as error:  # requests' are such, too
         raise app.UsageError(
-            f"the Inception weights could not be downloaded ({reason}): fetch {url} and "
-            f"put it at {file}, or name it by inception_weights"
+            f"the Inception weights could not be downloaded ({error.strerror or 'no connection'}): "
+            f"fetch {url} and put it at {file}, or name it by inception_weights"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

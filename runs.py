@@ -25,7 +25,8 @@ from PIL import Image, ImageDraw
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-# What a resumed run may change: how long it goes on and how often it reports, not what it is.
+# What a resumed run may change: how long it goes on, how often it reports, and where it finds a
+# file that is checked by its hash; not what it is.
 RESUMABLE = (
     "num_steps",
     "target",
@@ -33,6 +34,7 @@ RESUMABLE = (
     "sample_every",
     "eval_every",
     "checkpoint_every",
+    "inception_weights",
 )
 CHECKPOINTS_KEPT = 2
 TILE = 56  # pixels of an image in a grid, at least

@@ -57,6 +57,13 @@ class Judge:
     mixture: data.Mixture | None
     num_samples: int
 
+    @property
+    def num_modes(self) -> int | None:
+        """How many there are to be found; None where nothing tells them apart."""
+        if self.mixture:
+            return len(self.mixture.centres)
+        return next((view.num_classes for view in self.views if view.num_classes), None)
+
 
 class Reals(NamedTuple):
     """Real examples through one network.
@@ -86,20 +93,27 @@ def make_judge(config: ConfigDict, dataset: data.Dataset, num_samples: int | Non
       num_samples: as many fakes; None: `config.eval_samples`, or if that is None, too, as many as
         there are held-out examples, 10,000 at most, so that scores and floor compare.
     Raises:
-      app.UsageError: a network does not exist, does not fit, or its weights are not there.
+      app.UsageError: a network does not exist, does not fit, or its weights are not there; too few
+        samples.
     """
+    shape = dataset.spec.shape
+    names = view_names(config, shape)
     held_out = data.load_held_out(config)
     mixture = data.TOYS[config.dataset]() if config.dataset in data.TOYS else None
-    usual = min(NUM_SAMPLES, len(held_out.images) if held_out else NUM_SAMPLES)
+    if num_samples is None:
+        num_samples = config.eval_samples
+    if num_samples is None:
+        num_samples = min(NUM_SAMPLES, len(held_out.images) if held_out else NUM_SAMPLES)
+    if num_samples < MIN_SAMPLES:
+        raise app.UsageError(f"scores need {MIN_SAMPLES} samples at least, not {num_samples}")
     return Judge(
         dataset,
         held_out,
         tuple(
-            features.VIEWS[name](config.dataset, dataset.spec.shape, config.inception_weights)
-            for name in view_names(config, dataset.spec.shape)
+            features.VIEWS[name](config.dataset, shape, config.inception_weights) for name in names
         ),
         mixture,
-        num_samples or config.eval_samples or usual,
+        num_samples,
     )
 
 
@@ -148,13 +162,21 @@ def base_metric(name: str) -> str:
     return max((base for base in metrics.METRICS if name.startswith(base)), key=len)
 
 
-def best_metric(judge: Judge) -> str:
-    """The metric by which the best checkpoint is kept, where the config names none."""
+def perfect(judge: Judge, name: str, num_samples: int) -> float | None:
+    """What a perfect generator scores at so many samples; None where only the floor can tell."""
+    metric = metrics.METRICS[base_metric(name)]
+    return metric.perfect(num_samples, judge.num_modes or 0) if metric.perfect else None
+
+
+def best_metric(judge: Judge) -> str | None:
+    """The metric by which the best checkpoint is kept, where the config names none.
+
+    FID, if it is there, or another Frechet distance, or of a toy high quality; else None.
+    """
     if judge.mixture:
         return "eval/high_quality"
-    names = metric_names(judge)
-    usual = ("eval/fid", "eval/fd_classifier")
-    return next((name for name in usual if name in names), names[0])
+    distances = [name for name in metric_names(judge) if base_metric(name) == "fd"]
+    return "eval/fid" if "eval/fid" in distances else next(iter(distances), None)
 
 
 def distance_from_best(name: str, value: float) -> float:
@@ -172,15 +194,18 @@ def evaluate(
 ) -> dict[str, float]:
     """The scores of a generator and their floor, named eval/..., with `eval/num_samples`.
 
+    Where samples hold NaN or infinite numbers `eval/num_samples` is 0, and the only one.
+
     Args:
       judge: what fakes are compared with.
       gan: static.
       network: `state.average`.
       key: of the latents: `fold_in(state.key, EVAL_KEY)`.
-    Raises:
-      ValueError: the samples hold NaN, or are too few for a score.
     """
-    return with_floor(judge, draw(gan, network, key, judge.num_samples))
+    try:
+        return with_floor(judge, draw(gan, network, key, judge.num_samples))
+    except FloatingPointError:
+        return {"eval/num_samples": 0}
 
 
 def with_floor(judge: Judge, fake: np.ndarray) -> dict[str, float]:
@@ -195,14 +220,14 @@ def draw(gan: gans.Gan, network: gans.Network, key: jax.Array, num: int) -> np.n
     In batches, at matmul precision 'highest'.
 
     Raises:
-      ValueError: some hold NaN or infinite numbers.
+      FloatingPointError: some hold NaN or infinite numbers.
     """
     parts = []
     with jax.default_matmul_precision("highest"):
         for i in range(math.ceil(num / BATCH_SIZE)):
             examples, finite = _draw_batch(gan, network, jax.random.fold_in(key, i))
             if not finite:
-                raise ValueError("the generator's samples hold NaN or infinite numbers")
+                raise FloatingPointError("the samples hold NaN or infinite numbers")
             parts.append(np.asarray(examples))
     return np.concatenate(parts)[:num]
 
@@ -223,7 +248,7 @@ def score(judge: Judge, fake: np.ndarray) -> dict[str, float]:
     Returns:
       Values by name, `num_samples` among them.
     Raises:
-      ValueError: they are too few for a score, and how many are needed.
+      ValueError: they are fewer than MIN_SAMPLES, and how many are needed.
     """
     found: dict[str, float] = {"num_samples": len(fake)}
     if judge.mixture:
@@ -272,8 +297,10 @@ def alarms(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _modes_lost(rows: list[dict[str, Any]]) -> str | None:
     """Modes that the evaluation before had."""
-    counts = [row["eval/modes"] for row in rows if row.get("eval/modes") is not None]
-    if len(counts) < 2 or "eval/modes" not in rows[-1] or counts[-1] >= counts[-2]:
+    if not rows or rows[-1].get("eval/modes") is None:
+        return None
+    counts = _values("eval/modes", rows)
+    if len(counts) < 2 or counts[-1] >= counts[-2]:
         return None
     return (
         f"modes lost: {counts[-1]:.0f} modes, {counts[-2]:.0f} at the evaluation before. Usually "
@@ -284,7 +311,7 @@ def _modes_lost(rows: list[dict[str, Any]]) -> str | None:
 
 def _discriminator_pinned(rows: list[dict[str, Any]]) -> str | None:
     """D has told everything right for a while."""
-    accuracies = [row["train/d_accuracy"] for row in rows if row.get("train/d_accuracy")][-10:]
+    accuracies = _values("train/d_accuracy", rows[-10:])
     if len(accuracies) < 10 or min(accuracies) < 0.99:
         return None
     return (
@@ -296,17 +323,18 @@ def _discriminator_pinned(rows: list[dict[str, Any]]) -> str | None:
 
 def _gradient_vanishing(rows: list[dict[str, Any]]) -> str | None:
     """G's gradient is a hundredth of what it was."""
-    norms = [row["train/g_grad_norm"] for row in rows if row.get("train/g_grad_norm") is not None]
-    if len(norms) < 10:
-        return None
-    usual, latest = statistics.median(norms), max(norms[-5:])
-    if latest > 0.01 * max(usual, statistics.median(norms[:5])):
+    first, latest = (_values("train/g_grad_norm", part) for part in (rows[:100], rows[-5:]))
+    if len(first) < 10 or len(latest) < 5 or max(latest) > 0.01 * statistics.median(first):
         return None
     return (
-        f"gradient vanishing: g_grad_norm {latest:.2g} at most in the last 5 rows, {usual:.2g} "
-        "usually. Usually the loss saturates because D is sure. Try loss=non_saturating, "
-        "penalties.r1, or a smaller learning rate of the discriminator"
+        f"gradient vanishing: g_grad_norm {max(latest):.2g} at most in the last 5 rows, "
+        f"{statistics.median(first):.2g} in the first. Usually the loss saturates because D is "
+        "sure. Try loss=non_saturating, penalties.r1, or a smaller learning rate of the discriminator"
     )
+
+
+def _values(name: str, rows: list[dict[str, Any]]) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None]
 
 
 def _samples_constant(rows: list[dict[str, Any]]) -> str | None:

@@ -199,10 +199,7 @@ def train_and_evaluate(
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
-                    try:
-                        row |= scores.evaluate(judge, gan, state.average, eval_key)
-                    except ValueError:  # samples that are not finite have no score
-                        row["eval/num_samples"] = 0
+                    row |= scores.evaluate(judge, gan, state.average, eval_key)
                     evaluating += time.perf_counter() - paused
                 if row:
                     seconds = seconds_before + time.perf_counter() - start
@@ -238,8 +235,10 @@ def target_reached(config: ConfigDict, row: dict[str, Any]) -> bool:
     return scores.distance_from_best(name, value) <= scores.distance_from_best(name, target)
 
 
-def best_step(rows: list[dict[str, Any]], metric: str) -> int | None:
+def best_step(rows: list[dict[str, Any]], metric: str | None) -> int | None:
     """The step whose row has the best value of a metric, the first of equals; None without one."""
+    if metric is None:
+        return None
     scored = [row for row in rows if row.get(metric) is not None]
     if not scored:
         return None

@@ -100,7 +100,7 @@ def test_inception_is_downloaded_once(published):
 
 def test_a_download_of_something_else_is_refused_and_not_kept(published):
     published.write_bytes(b"<html>")
-    with pytest.raises(app.UsageError, match=r"\(.* sha256 differs\): fetch http.* put it at"):
+    with pytest.raises(app.UsageError, match=r"\(what came is not .*\): fetch http.* put it at"):
         features.inception("digits", (8, 8, 1))
     assert list(data.cache_folder().iterdir()) == []
 

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from absl import app
 from PIL import Image
 
 import data
@@ -71,9 +72,86 @@ def test_a_run_is_scored_while_it_trains_and_after(command, tmp_path):
             assert result[name] == last[name], name  # the same bits
     best = train.best_step(rows, "eval/fd_classifier")
     assert (tmp_path / "run/checkpoints" / str(best)).is_dir()
-    outcome = command("evaluate.py", f"--workdir={tmp_path / 'run'}", "--step=3")
+
+
+def test_repeats_of_all_checkpoints(command, tmp_path):
+    outcome = command(
+        "train.py", "--config=configs/digits.py:goodfellow", f"--workdir={tmp_path}",
+        "--config.num_steps=20", "--config.eval_every=20", "--config.eval_samples=50",
+        "--config.checkpoint_every=10",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    outcomes = [
+        command("evaluate.py", f"--workdir={tmp_path}", "--step=all", "--json", f"--repeats={num}")
+        for num in (1, 2)
+    ]
+    single, double = (json.loads(x.out.splitlines()[-1])["evaluations"] for x in outcomes)
+    assert [x["step"] for x in single] == [x["step"] for x in double] == [10, 20]
+    for one, two in zip(single, double):
+        assert two["repeats"] == 2
+        assert two["eval/floor_fd_classifier"] == one["eval/floor_fd_classifier"]
+        distance = abs(one["eval/fd_classifier"] - two["eval/fd_classifier"])
+        deviation = two["eval/fd_classifier_std"]
+        assert deviation > 0
+        assert distance == pytest.approx(deviation / 2**0.5)  # of two numbers from their mean
+    line = next(x for x in outcomes[1].out.splitlines() if x.startswith("coverage_classifier"))
+    assert len(line.split()) == 6  # name, score, deviation, floor, perfect, better
+    outcome = command("evaluate.py", f"--workdir={tmp_path}", "--step=3")
     assert outcome.code == 2
-    assert "--step=3 has no checkpoint" in outcome.err
+    assert "--step=3 has no checkpoint: there are 10, 20, or all" in outcome.err
+
+
+def test_a_score_ends_a_run_when_it_is_good_enough(command, tmp_path):
+    def train_until(value: float) -> int:
+        workdir = tmp_path / str(value)
+        outcome = command(
+            "train.py", "--config=configs/digits.py:goodfellow", f"--workdir={workdir}",
+            "--config.num_steps=20", "--config.eval_every=10", "--config.eval_samples=50",
+            "--config.target.metric=eval/coverage_classifier", f"--config.target.value={value}",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+
+    assert train_until(0.0) == 10  # higher is better
+    assert train_until(1.5) == 20
+
+
+MISTAKES = {
+    "nothing to score": ((), "--workdir=DIR is missing"),
+    "no run": (("--workdir=/nowhere",), "/nowhere holds no run"),
+    "no folder": (("--samples=/nowhere", "--dataset=digits"), "there is no such folder"),
+    "both": (("--workdir=/nowhere", "--dataset=mnist"), "without a --workdir"),
+    "repeats of a folder": (
+        ("--samples=/nowhere", "--dataset=digits", "--repeats=2"),
+        "--samples are scored as they are",
+    ),
+    "no repeats": (("--workdir=/nowhere", "--repeats=0"), "--repeats must be at least 1"),
+    "other images": (
+        ("--samples=docs/images", "--dataset=digits", "--resolution=8"), "has images of"
+    ),
+    "no such network": (
+        ("--samples=docs/images", "--dataset=digits", "--features=dino"), "'dino' does not exist"
+    ),
+    "a flag without effect": (
+        ("--samples=docs/images", "--dataset=digits", "--data_dir=/x"), "--data_dir does nothing"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(command, arguments, message):
+    outcome = command("evaluate.py", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.strip().count("\n") == 0
+    assert outcome.compilations == 0
+
+
+@pytest.mark.parametrize("num_samples", [-1, 0, 9])
+def test_too_few_samples_are_refused_before_anything_is_made(make_config, num_samples):
+    config = make_config(changes={"eval_samples": num_samples})
+    with pytest.raises(app.UsageError, match=f"need 10 samples at least, not {num_samples}"):
+        train.prepare(config)
 
 
 def test_a_folder_is_scored(command, tmp_path):
@@ -90,7 +168,7 @@ def test_nan_is_no_number(judge, make_config):
     _, gan, _ = train.prepare(config)
     state = train.gans.init(gan, config, jax.random.key(0))
     broken = jax.tree.map(lambda x: x * np.nan, state.average)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(FloatingPointError, match="NaN"):
         scores.draw(gan, broken, jax.random.key(0), 10)
 
 
@@ -102,6 +180,10 @@ def test_a_run_that_diverges_says_so(command, tmp_path):
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["eval/num_samples"] == 0
     assert last["alarms"][0].startswith("samples not finite")
+    outcome = command("evaluate.py", f"--workdir={tmp_path}", "--json", "--repeats=2")
+    assert outcome.code == 0
+    assert "no scores" in outcome.out
+    assert json.loads(outcome.out.splitlines()[-1])["eval/num_samples"] == 0
 
 
 def row(**figures) -> dict:
