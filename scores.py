@@ -329,7 +329,7 @@ def _gradient_vanishing(rows: list[dict[str, Any]]) -> str | None:
     return (
         f"gradient vanishing: g_grad_norm {max(latest):.2g} at most in the last 5 rows, "
         f"{statistics.median(first):.2g} in the first. Usually the loss saturates because D is "
-        "sure. Try loss=non_saturating, penalties.r1, or a smaller learning rate of the discriminator"
+        "sure. Try loss=non_saturating, penalties.r1, or a smaller learning rate of D"
     )
 
 

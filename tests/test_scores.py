@@ -129,9 +129,6 @@ MISTAKES = {
     "other images": (
         ("--samples=docs/images", "--dataset=digits", "--resolution=8"), "has images of"
     ),
-    "no such network": (
-        ("--samples=docs/images", "--dataset=digits", "--features=dino"), "'dino' does not exist"
-    ),
     "a flag without effect": (
         ("--samples=docs/images", "--dataset=digits", "--data_dir=/x"), "--data_dir does nothing"
     ),
@@ -147,11 +144,20 @@ def test_mistakes(command, arguments, message):
     assert outcome.compilations == 0
 
 
-@pytest.mark.parametrize("num_samples", [-1, 0, 9])
-def test_too_few_samples_are_refused_before_anything_is_made(make_config, num_samples):
-    config = make_config(changes={"eval_samples": num_samples})
-    with pytest.raises(app.UsageError, match=f"need 10 samples at least, not {num_samples}"):
-        train.prepare(config)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval_samples": 0}, "need 10 samples at least, not 0"),
+        ({"eval_samples": -1}, "need 10 samples at least, not -1"),
+        ({"eval_features": "dino"}, "eval_features='dino' does not exist: choose from classifier"),
+        ({"eval_features": "classifier", "resolution": 16}, "no classifier for digits of 16x16x1"),
+        ({"eval_features": "classifier", "dataset": "ring"}, "are of images: ring has points"),
+        ({"best_metric": "eval/fid"}, "best_metric='eval/fid' is never logged: there are eval/"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(make_config, changes, message):
+    with pytest.raises(app.UsageError, match=message):
+        train.prepare(make_config(changes=changes))
 
 
 def test_a_folder_is_scored(command, tmp_path):
