@@ -283,16 +283,23 @@ def floor(judge: Judge) -> dict[str, float]:
 def alarms(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the last row of metrics.jsonl gives reason to look at, in words.
 
-    An alarm is raised when its condition begins, not at every row that it lasts.
+    What lasts is an alarm where it begins, not at every row.
 
     Args:
       rows: all rows so far, the newest last.
     """
     rows = list(rows)
-    before = {text for check in ALARMS if (text := check(rows[:-1]))}
-    kinds = {text.partition(":")[0] for text in before}
-    found = [text for check in ALARMS if (text := check(rows))]
-    return [text for text in found if text.partition(":")[0] not in kinds]
+    found = [_modes_lost(rows)]
+    found += [check(rows) for check in LASTING if not check(rows[:-1])]
+    return [text for text in found if text]
+
+
+def _values(name: str, rows: list[dict[str, Any]]) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def _latest(name: str, rows: list[dict[str, Any]]) -> float | None:
+    return next((row[name] for row in reversed(rows) if row.get(name) is not None), None)
 
 
 def _modes_lost(rows: list[dict[str, Any]]) -> str | None:
@@ -333,13 +340,9 @@ def _gradient_vanishing(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-def _values(name: str, rows: list[dict[str, Any]]) -> list[float]:
-    return [row[name] for row in rows if row.get(name) is not None]
-
-
 def _samples_constant(rows: list[dict[str, Any]]) -> str | None:
     """All samples look alike."""
-    value = rows[-1].get("eval/relative_deviation_pixels") if rows else None
+    value = _latest("eval/relative_deviation_pixels", rows)
     if value is None or value > 0.2:
         return None
     return (
@@ -351,7 +354,7 @@ def _samples_constant(rows: list[dict[str, Any]]) -> str | None:
 
 def _samples_not_finite(rows: list[dict[str, Any]]) -> str | None:
     """No score could be had."""
-    if not rows or rows[-1].get("eval/num_samples") != 0:
+    if _latest("eval/num_samples", rows) != 0:
         return None
     return (
         "samples not finite: none could be scored. Usually training has diverged. Try smaller "
@@ -359,13 +362,7 @@ def _samples_not_finite(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-ALARMS = (
-    _samples_not_finite,
-    _modes_lost,
-    _discriminator_pinned,
-    _gradient_vanishing,
-    _samples_constant,
-)
+LASTING = (_samples_not_finite, _discriminator_pinned, _gradient_vanishing, _samples_constant)
 
 
 def _point_scores(mixture: data.Mixture, fake: np.ndarray) -> dict[str, float]:

@@ -206,5 +206,8 @@ def test_alarms():
     modes = [row(eval__modes=8), row(train__d_loss=1.0), row(eval__modes=5)]
     (lost,) = scores.alarms(modes)
     assert lost.startswith("modes lost: 5 modes, 8 at the evaluation before")
-    (constant,) = scores.alarms([row(eval__relative_deviation_pixels=0.01)])
-    assert constant.startswith("samples nearly constant")
+    assert scores.alarms([*modes, row(train__d_loss=1.0)]) == []
+    assert scores.alarms([*modes, row(eval__modes=4)])[0].startswith("modes lost: 4 modes, 5 at")
+    constant = [row(eval__relative_deviation_pixels=0.01), row(train__d_loss=1.0)]
+    assert scores.alarms(constant[:1])[0].startswith("samples nearly constant")
+    assert scores.alarms(constant + constant) == []  # it lasts
