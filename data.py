@@ -459,7 +459,8 @@ def _stack(
             first = f"{images[0].shape[1]}x{images[0].shape[0]}"
             sizes = ", ".join(dict.fromkeys((first, f"{width}x{height}")))
             raise app.UsageError(
-                f"dataset {name} has images of {sizes}: set --config.resolution to resize them"
+                f"dataset {name} has images of {sizes}: they must be square and "
+                "of one size, or be given a resolution"
             )
     if len({image.ndim for image in images}) > 1:
         images = [np.broadcast_to(x.reshape(*x.shape[:2], -1), (*x.shape[:2], 3)) for x in images]

@@ -3,7 +3,8 @@
     make demo
     python train.py --config=configs/digits.py
 
-About 30 s on 2 idle CPU cores. Expect: readable digits of all ten classes, d_accuracy about 0.7.
+About 40 s on 2 CPU cores. Expect: readable digits of all ten classes, d_accuracy about 0.7, and an
+fd_classifier of about 3.5 (one seed; real digits: 0.53).
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,9 @@
     python train.py --config=configs/mnist.py:goodfellow
 
 On 2 CPU cores: 5,000 steps in 17 min (640 images/s); goodfellow's 20,000 in about a minute (39,000
-to 43,000 images/s).
-No score yet chooses between the recipes: by eye dcgan's digits are the cleanest, which makes it
-the default.
+to 43,000 images/s). An evaluation of 10,000 samples takes 12 s.
+Expect after 5,000 steps an fd_classifier of about 1.7 (one seed; real digits: 0.007), and clean
+strokes of which some are no digit. goodfellow's are noisy then, and its fd_classifier is 72.
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -18,7 +20,7 @@ COMMANDS = [
     line
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
-    if line.startswith("python train.py")
+    if line.startswith("python ")
 ]
 FLAGS = re.findall(r"`(--config\.[^`]*)`", README)
 
@@ -35,14 +37,24 @@ def test_commands(command, tmp_path, request):
     if "mnist" in command:
         request.getfixturevalue("tfds_data")
     words = shlex.split(command)[1:]
-    if "--describe" not in words:
-        words += ["--config.num_steps=3", f"--workdir={tmp_path / 'run'}"]
+    short = ["--config.num_steps=3", f"--workdir={tmp_path / 'run'}"]
+    if words[0] == "evaluate.py":  # of a short run, or of a folder with some images
+        result = run("train.py", "--config=configs/digits.py", *short)
+        assert result.returncode == 0, result.stderr
+        (tmp_path / "images").mkdir()
+        for i in range(10):
+            image = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
+            Image.fromarray(image).save(tmp_path / f"images/{i}.png")
+        words = [word.replace("FOLDER", str(tmp_path / "images")) for word in words]
+        words = [word.replace("runs/demo", str(tmp_path / "run")) for word in words]
+    elif "--describe" not in words:
+        words += short
     result = run(*words)
     assert result.returncode == 0, result.stderr
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 4
+    assert len(COMMANDS) >= 7
     assert len(FLAGS) >= 10
 
 
