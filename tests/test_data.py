@@ -147,7 +147,7 @@ def test_folder_without_classes_in_colour_resized(load, folder):
     assert dataset.spec == ((16, 16, 3), None)
     wide = dataset.images[-1].astype(int)
     assert abs(wide - [255, 0, 7]).max() <= 3
-    with pytest.raises(app.UsageError, match="images of 8x8, 20x10: set --config.resolution"):
+    with pytest.raises(app.UsageError, match="images of 8x8, 20x10: .* a resolution"):
         load(f"folder:{folder}")
 
 
