@@ -8,7 +8,7 @@ function here, name it in LOSSES, and train with `--config.loss=yours`.
 from __future__ import annotations
 
 import jax
-from jax.nn import softplus
+from jax.nn import relu, softplus
 
 
 def minimax(real_logits: jax.Array, fake_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -38,4 +38,91 @@ def non_saturating(real_logits: jax.Array, fake_logits: jax.Array) -> tuple[jax.
     return softplus(-real_logits) + softplus(fake_logits), softplus(-fake_logits)
 
 
-LOSSES = {f.__name__: f for f in (minimax, non_saturating)}
+def least_squares(real_logits: jax.Array, fake_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """D's output is drawn to 1 at real and to 0 at fake images; G draws it to 1 at its own.
+
+    The logit is the output itself, without a sigmoid; so 1/2 divides real from fake, not 0, and
+    `d_accuracy`, which divides at 0, says less here.
+
+    Args:
+      real_logits, fake_logits: [B].
+    Returns:
+      d_loss and g_loss, each [B].
+    Source: Mao et al. 2017, equation 9 (a = 0, b = c = 1).
+    """
+    d_loss = 0.5 * (real_logits - 1) ** 2 + 0.5 * fake_logits**2
+    return d_loss, 0.5 * (fake_logits - 1) ** 2
+
+
+def hinge(real_logits: jax.Array, fake_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """D pushes logits beyond 1 at real and beyond -1 at fake images, and no further; G raises them.
+
+    Args:
+      real_logits, fake_logits: [B].
+    Returns:
+      d_loss and g_loss, each [B].
+    Source: Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
+    """
+    return relu(1 - real_logits) + relu(1 + fake_logits), -fake_logits
+
+
+def wasserstein(real_logits: jax.Array, fake_logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The difference of the means of D: the Wasserstein distance, where D is 1-Lipschitz.
+
+    Nothing bounds D here: it needs a penalty or another constraint. The logit has no zero of its
+    own, so `d_accuracy` says little.
+
+    Args:
+      real_logits, fake_logits: [B].
+    Returns:
+      d_loss and g_loss, each [B].
+    Source: Arjovsky et al. 2017, equations 2 and 3.
+    """
+    return fake_logits - real_logits, -fake_logits
+
+
+def relativistic_average(
+    real_logits: jax.Array, fake_logits: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`non_saturating`, of each logit relative to the mean of the other kind; G plays both terms.
+
+    The means are of the batch, or of the micro-batch with `accumulate`.
+
+    Args:
+      real_logits, fake_logits: [B].
+    Returns:
+      d_loss and g_loss, each [B].
+    Source: Jolicoeur-Martineau 2019, section 4.2 (RaSGAN).
+    """
+    real, fake = real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
+    return softplus(-real) + softplus(fake), softplus(real) + softplus(-fake)
+
+
+def relativistic_paired(
+    real_logits: jax.Array, fake_logits: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """D tells which of a pair is real, by the difference of their logits; G turns it around.
+
+    Real and fake images are paired as they come in the batch.
+
+    Args:
+      real_logits, fake_logits: [B].
+    Returns:
+      d_loss and g_loss, each [B].
+    Source: Jolicoeur-Martineau 2019, section 4.1 (RpGAN, or RSGAN); Huang et al. 2024, equation 2.
+    """
+    return softplus(fake_logits - real_logits), softplus(real_logits - fake_logits)
+
+
+LOSSES = {
+    f.__name__: f
+    for f in (
+        minimax,
+        non_saturating,
+        least_squares,
+        hinge,
+        wasserstein,
+        relativistic_average,
+        relativistic_paired,
+    )
+}
