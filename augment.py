@@ -1,13 +1,22 @@
-"""Augmentations of the real images: `augmentation(key, images, strength) -> images`.
+"""Augmentations of two kinds, in a dict each.
 
-They enlarge the data set, so the generator learns the augmented distribution: flip digits and it
-draws mirrored digits. The config gives each its strength (`--config.augment.flip=0.5`); 0 is off.
+AUGMENTATIONS, of the real images: `augmentation(key, images, strength) -> images`. They enlarge the
+data set, so the generator learns the augmented distribution: flip digits and it draws mirrored
+digits. The config gives each its strength (`--config.augment.flip=0.5`); 0 is off.
+
+D_AUGMENTATIONS, of all that the discriminator sees: `transform(key, image, probability) -> image`,
+of one image. Real and fake images pass them alike and gradients pass through, so that the generator
+does not learn them, as long as some images stay as they are (Karras et al. 2020, section 2.2).
 """
 
 from __future__ import annotations
 
+import functools
+import zlib
+
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 
 
 def flip(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
@@ -46,3 +55,252 @@ def crop(key: jax.Array, images: jax.Array, strength: int) -> jax.Array:
 
 
 AUGMENTATIONS = {f.__name__: f for f in (flip, crop)}
+
+
+def color(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Changes brightness by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C] in [-1, 1]; the result is not clipped to it. Grey has no saturation.
+      probability: of all three changes together.
+    Returns:
+      [H, W, C].
+    Source: Zhao et al. 2020 (DiffAugment), section 3.
+    """
+    keys = jax.random.split(key, 4)
+    brightness = jax.random.uniform(keys[1], minval=-0.5, maxval=0.5)
+    saturation = jax.random.uniform(keys[2], maxval=2.0)
+    contrast = jax.random.uniform(keys[3], minval=0.5, maxval=1.5)
+    changed = image + brightness
+    changed = _away_from(changed.mean(-1, keepdims=True), saturation, changed)
+    changed = _away_from(changed.mean(), contrast, changed)
+    return jnp.where(jax.random.bernoulli(keys[0], probability), changed, image)
+
+
+def translation(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Shifts by up to an eighth of the image along both axes, zeros coming in.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C].
+      probability: 0 to 1.
+    Returns:
+      [H, W, C].
+    Source: Zhao et al. 2020 (DiffAugment), section 3.
+    """
+    choice_key, shift_key = jax.random.split(key)
+    reach = [(size + 4) // 8 for size in image.shape[:2]]  # rounded
+    corner = jax.random.randint(shift_key, (2,), 0, 2 * jnp.array(reach) + 1)
+    padded = jnp.pad(image, [(margin, margin) for margin in (*reach, 0)])
+    shifted = jax.lax.dynamic_slice(padded, (*corner, 0), image.shape)
+    return jnp.where(jax.random.bernoulli(choice_key, probability), shifted, image)
+
+
+def geometric(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Mirrors, turns, shifts, scales and stretches: eight affine maps, resampled once.
+
+    Each takes place by itself: x-flip, quarter turns, whole-pixel shift; scale, rotation, stretch,
+    rotation, shift. Where only the first three do, pixels keep their values exactly.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C]; beyond its border it is mirrored.
+      probability: of each map; of either rotation, so that the first has 1 - sqrt(1 - p).
+    Returns:
+      [H, W, C].
+    Source: Karras et al. 2020 (ADA), appendix B. Deviation: bilinear, smoothed where it shrinks,
+    instead of the sym6 wavelet's low-pass filters; and mirrored as often as it takes, not once.
+    """
+    size = jnp.array(image.shape[:2], jnp.float32)
+    choice_key, *keys = jax.random.split(key, 9)
+    turns = jax.random.randint(keys[1], (), 0, 4)
+    offset = jax.random.uniform(keys[2], (2,), minval=-0.125, maxval=0.125)
+    scale, stretch = (2 ** (0.2 * jax.random.normal(k)) for k in (keys[3], keys[5]))
+    before, after = (jax.random.uniform(k, maxval=2 * jnp.pi) for k in (keys[4], keys[6]))
+    maps = (  # of (row, column, 1), from output to input: their inverses are as likely
+        _scaling(1.0, jax.random.rademacher(keys[0], dtype=jnp.float32)),
+        jnp.round(_rotation(jnp.pi / 2 * turns)),
+        _shift(jnp.round(offset * size)),
+        _scaling(scale, scale),
+        _rotation(before),
+        _scaling(1 / stretch, stretch),
+        _rotation(after),
+        _shift(0.125 * jax.random.normal(keys[7], (2,)) * size),
+    )
+    probabilities = jnp.full(8, probability)
+    probabilities = probabilities.at[jnp.array([4, 6])].set(1 - jnp.sqrt(1 - probability))
+    chosen = jax.random.bernoulli(choice_key, probabilities)
+    matrices = jnp.where(chosen[:, None, None], jnp.stack(maps), jnp.eye(3))
+    matrix = functools.reduce(functools.partial(jnp.matmul, precision="highest"), matrices)
+    return jnp.where(chosen.any(), _resample(image, matrix), image)
+
+
+def chromatic(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Changes brightness, contrast, the sign of luma, hue and saturation, each by itself.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C] in [-1, 1]; the result is not clipped to it. Other than three channels have
+        brightness and contrast only.
+      probability: of each of the five.
+    Returns:
+      [H, W, C].
+    Source: Karras et al. 2020 (ADA), appendix B.
+    """
+    choice_key, *keys = jax.random.split(key, 6)
+    colorful = image.shape[-1] == 3
+    chosen = jax.random.bernoulli(choice_key, probability, (5,)) & jnp.array(
+        [True, True, colorful, colorful, colorful]
+    )
+    brightness = jnp.where(chosen[0], 0.2 * jax.random.normal(keys[0]), 0.0)
+    contrast = jnp.where(chosen[1], 2 ** (0.5 * jax.random.normal(keys[1])), 1.0)
+    sign = jnp.where(chosen[2], jax.random.rademacher(keys[2], dtype=jnp.float32), 1.0)
+    hue = jnp.where(chosen[3], jax.random.uniform(keys[3], maxval=2 * jnp.pi), 0.0)
+    saturation = jnp.where(chosen[4], 2 ** jax.random.normal(keys[4]), 1.0)
+    changed = contrast * (image + brightness)
+    if colorful:
+        luma = changed.mean(-1, keepdims=True)
+        chroma = changed - luma
+        # The cross product with the luma axis, (1, 1, 1) / sqrt(3): a quarter turn of the hue.
+        turned = (jnp.roll(chroma, 1, -1) - jnp.roll(chroma, -1, -1)) / jnp.sqrt(3.0)
+        changed = sign * luma + saturation * (jnp.cos(hue) * chroma + jnp.sin(hue) * turned)
+    return jnp.where(chosen.any(), changed, image)
+
+
+def noise(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Adds white noise, its standard deviation |N(0, 0.1)|.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C] in [-1, 1]; the result is not clipped to it.
+      probability: 0 to 1.
+    Returns:
+      [H, W, C].
+    Source: Karras et al. 2020 (ADA), appendix B.
+    """
+    choice_key, sigma_key, noise_key = jax.random.split(key, 3)
+    sigma = 0.1 * jnp.abs(jax.random.normal(sigma_key))
+    noisy = image + sigma * jax.random.normal(noise_key, image.shape)
+    return jnp.where(jax.random.bernoulli(choice_key, probability), noisy, image)
+
+
+def cutout(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
+    """Sets a rectangle of half the image's sides to 0, its centre anywhere in the image.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C].
+      probability: 0 to 1.
+    Returns:
+      [H, W, C].
+    Source: Zhao et al. 2020 (DiffAugment), section 3; the same in Karras et al. 2020 (ADA).
+    """
+    choice_key, centre_key = jax.random.split(key)
+    shape = jnp.array(image.shape[:2])
+    side = (shape + 1) // 2
+    first = jax.random.randint(centre_key, (2,), 0, shape + 1 - side % 2) - side // 2
+    rows, columns = (
+        (start <= jnp.arange(size)) & (jnp.arange(size) < start + length)
+        for start, length, size in zip(first, side, image.shape)
+    )
+    inside = (rows[:, None] & columns)[..., None]
+    chosen = jax.random.bernoulli(choice_key, probability)
+    return jnp.where(inside & chosen, 0.0, image)
+
+
+D_AUGMENTATIONS = {f.__name__: f for f in (color, translation, geometric, chromatic, noise, cutout)}
+
+
+def d_augment(
+    transforms: tuple[tuple[str, float], ...],
+    keys: jax.Array,
+    images: jax.Array,
+    probability: jax.Array | float,
+) -> jax.Array:
+    """What the discriminator sees of images, real or fake: each transformed by its own key.
+
+    Equal keys give equal transforms, whatever the images and whichever other transforms there are.
+
+    Args:
+      transforms: names in D_AUGMENTATIONS, which has their order, each with a multiplier of the
+        probability; R3GAN's are geometric 1, chromatic 0.5, cutout 1.
+      keys: [B] PRNG keys.
+      images: [B, H, W, C] in [-1, 1].
+      probability: 0 to 1; 0 leaves every bit.
+    Returns:
+      [B, H, W, C], not clipped.
+    """
+    multipliers = sorted(transforms, key=lambda pair: list(D_AUGMENTATIONS).index(pair[0]))
+
+    def transform(key: jax.Array, image: jax.Array) -> jax.Array:
+        for name, multiplier in multipliers:
+            own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            own_probability = jnp.minimum(multiplier * probability, 1)
+            image = D_AUGMENTATIONS[name](own_key, image, own_probability)
+        return image
+
+    return jax.vmap(transform)(keys, images)
+
+
+def adapt(
+    probability: jax.Array,
+    sign: jax.Array,
+    target: jax.Array | float,
+    change: jax.Array | float,
+) -> jax.Array:
+    """The next probability of `d_augment`: up if D overfits, down if not.
+
+    D overfits if the mean sign of its logits at real images, r_t, is above the target.
+
+    Args:
+      probability: 0 to 1.
+      sign: the mean, -1 to 1, of an update's (augmented) training images.
+      target: of it; the paper has 0.6.
+      change: by how much; the paper has the batch size over 500,000 images.
+    Returns:
+      A scalar of 0 to 1.
+    Source: Karras et al. 2020 (ADA), section 3.1. Deviation: it moves by one batch every update,
+    where the paper moves it by four batches every fourth.
+    """
+    return jnp.clip(probability + jnp.where(sign > target, change, -change), 0, 1)
+
+
+def _away_from(centre: jax.Array, factor: jax.Array, image: jax.Array) -> jax.Array:
+    return centre + factor * (image - centre)
+
+
+def _scaling(rows: jax.Array | float, columns: jax.Array | float) -> jax.Array:
+    return jnp.diag(jnp.array([rows, columns, 1.0]))
+
+
+def _rotation(angle: jax.Array) -> jax.Array:
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.eye(3).at[:2, :2].set(jnp.array([[cos, -sin], [sin, cos]]))
+
+
+def _shift(offset: jax.Array) -> jax.Array:
+    return jnp.eye(3).at[:2, 2].set(offset)
+
+
+def _resample(image: jax.Array, matrix: jax.Array) -> jax.Array:
+    """The image [H, W, C] whose value at p is the given one's at matrix @ p, p from the centre.
+
+    Bilinear; where it shrinks, the mean of four samples, as far apart as makes their kernel's
+    variance that of a triangle as wide as the output's pixels.
+    """
+    shape = jnp.array(image.shape[:2])
+    centre = (shape - 1) / 2
+    grid = jnp.stack(jnp.indices(image.shape[:2]), -1) - centre  # [H, W, 2]
+    shrinkage = jnp.square(matrix[:2, :2]).sum(0)  # input pixels in an output pixel, squared
+    spread = jnp.sqrt(jnp.maximum(1 - 1 / shrinkage, 0) / 6)  # in output pixels; 0 if it grows
+    corners = jnp.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * spread
+    points = grid + corners[:, None, None]  # [4, H, W, 2]
+    sources = jnp.einsum("ij,...j->...i", matrix[:2, :2], points, precision="highest")
+    sources += matrix[:2, 2] + centre
+
+    def sample(channel: jax.Array) -> jax.Array:
+        coordinates = sources[..., 0], sources[..., 1]
+        return map_coordinates(channel, coordinates, order=1, mode="mirror").mean(0)
+
+    return jax.vmap(sample, -1, -1)(image)

@@ -10,19 +10,22 @@ import jax
 import numpy as np
 from absl import app
 
+import cli
 import data
 import gan as gans
 import scores
-from augment import AUGMENTATIONS
+from augment import AUGMENTATIONS, D_AUGMENTATIONS
 from configs import default
 from losses import LOSSES
 from models import DISCRIMINATORS, GENERATORS, network_fields
-from penalties import PENALTIES
+from optimizers import OPTIMIZERS, optimizer_fields
+from penalties import GRADIENT_NORMS, PENALTIES
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 SMALLEST, LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+SHIFTED = ("wasserstein", "relativistic_average", "relativistic_paired")  # blind to D + constant
 PLAYERS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
@@ -32,7 +35,15 @@ def check_values(config: ConfigDict) -> None:
     Raises:
       app.UsageError: what is not, and what would be right.
     """
-    for field in ("batch_size", "latent_dim", "d_steps", "accumulate", "lazy_every"):
+    for field in (
+        "batch_size",
+        "latent_dim",
+        "d_steps",
+        "accumulate",
+        "lazy_every",
+        "packing",
+        "ada_images",
+    ):
         _require(config[field] >= 1, f"{field} must be at least 1, not {config[field]}")
     for field in (
         "seed",
@@ -41,6 +52,8 @@ def check_values(config: ConfigDict) -> None:
         "sample_every",
         "eval_every",
         "checkpoint_every",
+        "decay_images",
+        "standing_statistics",
     ):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
     _require(config.seed < 2**32, f"seed must be less than 2**32, not {config.seed}")
@@ -48,13 +61,38 @@ def check_values(config: ConfigDict) -> None:
         config.batch_size % config.accumulate == 0,
         f"accumulate={config.accumulate} does not divide batch_size={config.batch_size}",
     )
-    _check_strength("ema_half_life", config.ema_half_life)
-    methods: dict[str, dict] = {"penalties": PENALTIES, "augment": AUGMENTATIONS}
+    _require(
+        config.batch_size // config.accumulate % config.packing == 0,
+        f"packing={config.packing} does not divide the {config.batch_size // config.accumulate} "
+        "examples of a (micro-)batch",
+    )
+    methods: dict[str, dict] = {
+        "penalties": PENALTIES,
+        "augment": AUGMENTATIONS,
+        "d_augment": D_AUGMENTATIONS,
+    }
+    strengths = {
+        name: config[name]
+        for name in (*gans.NUMBERS, "d_augment_probability_end", "ema_half_life_end")
+    }
     for kind, entries in methods.items():
         for name, strength in config[kind].items():
-            _choose(entries, name, kind)
-            _check_strength(f"{kind}.{name}", strength)
-    _require(config.augment.flip <= 1, f"augment.flip is at most 1, not {config.augment.flip}")
+            _choose(entries, name.removesuffix("_end"), kind)
+            strengths[f"{kind}.{name}"] = strength
+    for field, strength in strengths.items():
+        _require(
+            strength is None or 0 <= strength <= LARGEST,
+            f"{field} must be 0 (off) or a positive float32, not {strength}",
+        )
+    for field in (
+        "augment.flip",
+        "ada_target",
+        "d_augment_probability",
+        "d_augment_probability_end",
+    ):
+        _check_share(field, operator.attrgetter(field)(config))
+    for name, share in config.d_augment.items():
+        _check_share(f"d_augment.{name}", share)
     _choose(LOSSES, config.loss, "loss")
     _choose(gans.PRECISIONS, config.precision, "precision")
     for player, choices in PLAYERS.items():
@@ -67,15 +105,23 @@ def check_values(config: ConfigDict) -> None:
                 f"{player}.{field} must be at least 1, not {size}",
             )
         optimizer, place = config.optimizer[player], f"optimizer.{player}"
-        _choose(gans.OPTIMIZERS, optimizer.name, f"{place}.name")
-        _require(
-            SMALLEST <= optimizer.learning_rate <= LARGEST,
-            f"{place}.learning_rate must be more than 0, in float32 too, "
-            f"not {optimizer.learning_rate}",
-        )
-        for beta in ("b1", "b2"):
-            value = optimizer[beta]
-            _require(0 <= value < 1, f"{place}.{beta} must be in [0, 1), not {value}")
+        _choose(OPTIMIZERS, optimizer.name, f"{place}.name")
+        for field in ("learning_rate", "learning_rate_end"):
+            value = optimizer[field]
+            _require(
+                value is None or SMALLEST <= value <= LARGEST,
+                f"{place}.{field} must be more than 0, in float32 too, not {value}",
+            )
+        for field in ("b1", "b2", "b2_end", "decay"):
+            value = optimizer[field]
+            _require(
+                value is None or 0 <= value < 1, f"{place}.{field} must be in [0, 1), not {value}"
+            )
+        value = optimizer.momentum
+        _require(-1 < value < 1, f"{place}.momentum must be in (-1, 1), not {value}")
+        value = optimizer.clip_norm
+        _require(0 <= value <= LARGEST, f"{place}.clip_norm must be 0 (off) or more, not {value}")
+    _check_game(config)
 
 
 def check_use(config: ConfigDict, page: ConfigDict, overrides: list[str]) -> None:
@@ -111,9 +157,23 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
         config.batch_size <= size,
         f"batch_size={config.batch_size} is larger than {name}: {size} examples",
     )
-    _require(not config.balanced or dataset.labels is not None, f"balanced: {name} has no labels")
+    for field in ("balanced", "conditional"):
+        _require(not config[field] or dataset.labels is not None, f"{field}: {name} has no labels")
+    for player in ("generator", "discriminator"):
+        module = PLAYERS[player][config[player].name]
+        _require(
+            not config.conditional or "num_classes" in module.__dataclass_fields__,
+            f"conditional: the {player} {config[player].name} takes no labels",
+        )
+    for field, used in (
+        ("augment", gan.augmentations),
+        ("d_augment", gan.d_augmentations),
+        ("penalties.bcr", "bcr" in gan.penalties),
+    ):
+        _require(
+            not used or dataset.spec.kind == "image", f"{field} is for images: {name} has points"
+        )
     if gan.augmentations:
-        _require(dataset.spec.kind == "image", f"augment is for images: {name} has points")
         height = dataset.spec.shape[0]
         _require(
             config.augment.crop < height,
@@ -130,10 +190,15 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
         f"these networks and latents need {needed / 2**30:,.0f} GiB, and there are "
         f"{memory() / 2**30:,.0f}: smaller widths, latent_dim or resolution",
     )
+    of_gradients = [name for name in gan.penalties if name in GRADIENT_NORMS]
     _require(
-        not gan.penalties or "batch_stats" not in state.discriminator.variables,
-        f"the penalty {' and '.join(gan.penalties)} is of one image's logit, and batch "
+        not of_gradients or "batch_stats" not in state.discriminator.variables,
+        f"the penalty {' and '.join(of_gradients)} is of one image's logit, and batch "
         "normalisation mixes images: --config.discriminator.norm=none",
+    )
+    _require(
+        not config.standing_statistics or "batch_stats" in state.generator.variables,
+        f"standing_statistics: {config.generator.name} has no batch normalisation",
     )
 
 
@@ -163,6 +228,42 @@ def check_metrics(config: ConfigDict, gan: gans.Gan, judge: scores.Judge) -> Non
     )
 
 
+def _check_game(config: ConfigDict) -> None:
+    """Loss, penalties and constraints do not contradict each other."""
+    loss, weights = config.loss, config.penalties
+    on = [name for name in PENALTIES if weights[name] or weights[f"{name}_end"]]
+    norms = {name: GRADIENT_NORMS[name] for name in on if name in GRADIENT_NORMS}
+    _require(
+        len(set(norms.values())) < 2,
+        "penalties contradict each other: "
+        + ", ".join(f"{name} draws D's gradient to {norm}" for name, norm in norms.items()),
+    )
+    _require(
+        "lecam" not in on or loss not in SHIFTED,
+        f"penalties.lecam is of the logits themselves, and loss={loss} of their differences alone",
+    )
+    _require(
+        loss != "wasserstein"
+        or norms
+        or config.weight_clip
+        or config.discriminator.norm == "spectral",
+        "loss=wasserstein needs a bound on D: penalties.gp=10, weight_clip=0.01, or "
+        "discriminator.norm=spectral",
+    )
+    _require(
+        not config.ada_target or loss not in (*SHIFTED, "least_squares"),
+        f"ada_target is of the logits' signs, which loss={loss} does not divide real from fake by",
+    )
+    _require(
+        not config.ada_target or any(config.d_augment.values()),
+        "ada_target controls augmentations, and no d_augment is on",
+    )
+    _require(
+        not config.conditional or config.packing == 1,
+        "packing puts examples of several labels together: not with conditional",
+    )
+
+
 def unused_fields(config: ConfigDict) -> dict[str, str]:
     """Fields that do nothing beside what else the config chooses, and why."""
     unused = {"recipe": "choose one with --config=FILE:RECIPE"}
@@ -172,10 +273,26 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
         for field in set(config[player]) - {"name"} - set(own):
             unused[f"{player}.{field}"] = f"{name} has {', '.join(sorted(own))}"
         optimizer = config.optimizer[player]
-        for field in set(optimizer) - {"name"} - gans.optimizer_fields(optimizer.name):
+        own_numbers = {"name", "clip_norm"} | optimizer_fields(optimizer.name)
+        for field in set(optimizer) - own_numbers - {f"{name}_end" for name in own_numbers}:
             unused[f"optimizer.{player}.{field}"] = f"{optimizer.name} has no such number"
+        if not config.conditional:
+            unused[f"{player}.condition"] = "conditional is False"
+    ends = [field for field in cli.field_types(config) if field.endswith("_end")]
+    if not config.decay_images:
+        unused |= dict.fromkeys(ends, "decay_images is 0")
+    elif all(operator.attrgetter(field)(config) is None for field in ends):
+        unused["decay_images"] = "no field that ends in _end is set"
     if not any(config.penalties.values()):
         unused["lazy_every"] = "no penalty is on"
+    if not any(config.d_augment.values()):
+        unused["d_augment_probability"] = "no d_augment is on"
+    elif config.ada_target:
+        unused["d_augment_probability"] = "ada_target controls it"
+    if "d_augment_probability" in unused:
+        unused["d_augment_probability_end"] = unused["d_augment_probability"]
+    if not config.ada_target:
+        unused["ada_images"] = "ada_target is 0"
     if not config.eval_every:
         for field in ("eval_samples", "eval_features", "best_metric"):
             unused[field] = "eval_every is 0"
@@ -196,10 +313,8 @@ def memory() -> int:
     return stats.get("bytes_limit") or data.host_memory()
 
 
-def _check_strength(field: str, strength: float) -> None:
-    _require(
-        0 <= strength <= LARGEST, f"{field} must be 0 (off) or a positive float32, not {strength}"
-    )
+def _check_share(field: str, share: float | None) -> None:
+    _require(share is None or share <= 1, f"{field} is at most 1, not {share}")
 
 
 def _choose(choices: dict[str, Any], name: str, field: str) -> str:

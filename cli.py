@@ -26,6 +26,35 @@ from configs import default
 WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder; train.py resumes a run there.")
 
 
+def checkpoint_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """`--step` and `--truncation`, of entry points that draw samples of a run."""
+    step = flags.DEFINE_string(
+        "step", None, "A checkpoint's step; without it the latest.", allow_override=True
+    )
+    truncation = flags.DEFINE_float(
+        "truncation",
+        None,
+        "Latents beyond it are drawn anew: less variety.",
+        lower_bound=1e-3,
+        allow_override=True,
+    )
+    return step, truncation
+
+
+def choose_step(steps: list[int], step: str | None) -> int:
+    """The checkpoint that --step names, the last of `steps` if it names none.
+
+    Raises:
+      app.UsageError: there is no such checkpoint.
+    """
+    if step is None:
+        return steps[-1]
+    if not step.isdigit() or int(step) not in steps:
+        there = ", ".join(map(str, steps))
+        raise app.UsageError(f"--step={step} has no checkpoint: there are {there}")
+    return int(step)
+
+
 def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
     """`absl.app.run`, where a user's mistake is one line and exit code 2."""
 
@@ -110,7 +139,7 @@ def load_config(path: str) -> ConfigDict:
         ) from error
     if not isinstance(config, ConfigDict):
         raise app.UsageError(f"config file {name}: get_config() returns no ConfigDict")
-    ours, usual = _fields(config), _fields(default.get_config())
+    ours, usual = field_types(config), field_types(default.get_config())
     for field in sorted(set(ours) ^ set(usual)):
         fault = "is missing" if field in usual else f"does not exist: {_nearest(field, usual)}"
         raise app.UsageError(f"config file {name}: the field {field} {fault}")
@@ -132,11 +161,11 @@ def restore_config(values: dict[str, Any]) -> ConfigDict:
       app.UsageError: a field does not exist, or has a value of another type.
     """
     config = default.get_config()
-    known = _fields(config)
+    known = field_types(config)
     for field, value in values.items():
         if field not in known:
             raise app.UsageError(f"config.json: the field {field} does not exist")
-        if known[field] is tuple:  # a list in JSON
+        if known[field] is tuple and value is not None:  # a list in JSON
             value = tuple(value)
         try:
             config.update_from_flattened_dict({field: value})
@@ -192,7 +221,7 @@ def _check_fields(config: ConfigDict, argv: list[str]) -> None:
         match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if not match:
             continue
-        field, known = match[1], list(_fields(config))
+        field, known = match[1], list(field_types(config))
         if field in known:
             continue
         below = [name for name in known if name.startswith(f"{field}.")]
@@ -207,12 +236,12 @@ def _nearest(field: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
-def _fields(config: ConfigDict, prefix: str = "") -> dict[str, type]:
+def field_types(config: ConfigDict, prefix: str = "") -> dict[str, type]:
     """The type of every field, by dotted name."""
     fields: dict[str, type] = {}
     for name in config:
         if isinstance(config[name], ConfigDict):
-            fields |= _fields(config[name], f"{prefix}{name}.")
+            fields |= field_types(config[name], f"{prefix}{name}.")
         else:
             fields[prefix + name] = config.get_type(name)
     return fields
@@ -222,4 +251,4 @@ def _explain(error: flags.Error, config: ConfigDict) -> str:
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if not match:
         return str(error)
-    return f"--config.{match[1]} takes {_fields(config)[match[1]].__name__}, not {match[2]!r}"
+    return f"--config.{match[1]} takes {field_types(config)[match[1]].__name__}, not {match[2]!r}"

@@ -40,26 +40,48 @@ def _words(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> str:
     lines = [
         f"Recipe {config.recipe}" if config.recipe else "No recipe",
         f"Data: {config.dataset}, {len(dataset.images):,} of {shape}{classes}{balanced}{augmented}",
-        f"Networks: {config.generator.name} from {gan.latent_dim} latents, "
-        f"{config.discriminator.name}; {config.precision}",
+        f"Networks: {config.generator.name} from {gan.latent_dim} latents"
+        f"{' and labels' if gan.num_classes else ''}, {config.discriminator.name}"
+        f"{f' of packs of {gan.packing}' if gan.packing > 1 else ''}; {config.precision}",
         f"Loss: {gan.loss}",
     ]
-    for name in gan.penalties:
+    hparams = gans.hyper_parameters(gan, config)
+    last = hparams["end"]
+    for name, weight in hparams["penalties"].items():
         lazily = f", in every {gan.lazy_every}th step" if gan.lazy_every > 1 else ""
-        lines.append(f"Penalty: {config.penalties[name]:g} x {name}{lazily}")
+        lines.append(f"Penalty: {_number(weight, last['penalties'][name])} x {name}{lazily}")
+    if config.weight_clip:
+        lines.append(f"D's parameters are kept within +-{config.weight_clip:g}")
+    if gan.d_augmentations:
+        names = ", ".join(f"{name} {share:g}" for name, share in gan.d_augmentations)
+        probability = _number(hparams["d_augment_probability"], last["d_augment_probability"])
+        if gan.adaptive:
+            probability = f"what keeps D's mean sign on real images at {config.ada_target:g}"
+        lines.append(f"D sees augmented images: {names}; probability {probability}")
     for player in ("generator", "discriminator"):
         optimizer = config.optimizer[player]
-        numbers = gans.hyper_parameters(gan, config)[player]
-        settings = ", ".join(f"{name} {float(value):g}" for name, value in numbers.items())
+        settings = ", ".join(
+            f"{name} {_number(value, last[player][name])}"
+            for name, value in hparams[player].items()
+            if value or name != "clip_norm"
+        )
         lines.append(f"Optimiser of the {player}: {optimizer.name}, {settings}")
     micro = f" in {gan.accumulate} micro-batches" if gan.accumulate > 1 else ""
     lines.append(
         f"A step: {gan.d_steps} of the discriminator, 1 of the generator, "
         f"{gan.batch_size} images each{micro}; {config.num_steps:,} steps"
     )
-    if config.ema_half_life:
-        lines.append(f"Pictures by the average of half-life {config.ema_half_life:,.0f} images")
+    if last["ema_half_life"]:
+        half_life = _number(hparams["ema_half_life"], last["ema_half_life"])
+        lines.append(f"Pictures by the average of half-life {half_life} images")
+    if config.decay_images:
+        lines.append(f"Numbers with an arrow move along a cosine in {config.decay_images:,} images")
     return "\n".join(lines)
+
+
+def _number(first: Any, last: Any) -> str:
+    """A hyper-parameter, and where its schedule ends."""
+    return " -> ".join(f"{float(x):,g}" for x in (first, last)[: 1 + bool(first != last)])
 
 
 def _table(title: str, network: Any) -> str:

@@ -29,7 +29,7 @@ import runs
 import scores
 from configs import default
 
-STEP = flags.DEFINE_string("step", None, "A checkpoint's step, or all; without it the latest.")
+STEP, TRUNCATION = cli.checkpoint_flags()  # --step=all is every one
 SAMPLES = flags.DEFINE_string("samples", None, "A folder of images, instead of a run's generator.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; without it as in training.")
 REPEATS = flags.DEFINE_integer("repeats", 1, "Independent draws: their mean and deviation.")
@@ -70,9 +70,11 @@ def read_config(workdir: Path | None) -> ConfigDict:
         raise app.UsageError("--workdir=DIR is missing, or --samples=FOLDER with --dataset=NAME")
     if workdir and (DATASET.value or RESOLUTION.value):
         raise app.UsageError("--dataset and --resolution are for --samples without a --workdir")
-    if SAMPLES.value and (STEP.value or REPEATS.value != 1 or NUM_SAMPLES.value):
+    if SAMPLES.value and (
+        STEP.value or REPEATS.value != 1 or NUM_SAMPLES.value or TRUNCATION.value is not None
+    ):
         raise app.UsageError(
-            "--samples are scored as they are: no --step, --repeats, --num_samples"
+            "--samples are scored as they are: no --step, --repeats, --num_samples, --truncation"
         )
     if REPEATS.value < 1:
         raise app.UsageError(f"--repeats must be at least 1, not {REPEATS.value}")
@@ -115,7 +117,9 @@ def score_run(config: ConfigDict, workdir: Path, judge: scores.Judge) -> list[di
             state = checkpoints.restore(abstract_state, step)
             keys = (scores.EVAL_KEY - i for i in range(REPEATS.value))  # far above all steps
             draws = [
-                scores.evaluate(judge, gan, state.average, jax.random.fold_in(state.key, key))
+                scores.evaluate(
+                    judge, gan, state.average, jax.random.fold_in(state.key, key), TRUNCATION.value
+                )
                 for key in tqdm(keys, f"step {step}", REPEATS.value, disable=None)
             ]
             results.append({"workdir": str(workdir), "step": step, **summarise(draws)})
@@ -124,15 +128,7 @@ def score_run(config: ConfigDict, workdir: Path, judge: scores.Judge) -> list[di
 
 def chosen_steps(steps: list[int]) -> list[int]:
     """Those of a run's checkpoints that --step asks for."""
-    if STEP.value is None:
-        return steps[-1:]
-    if STEP.value == "all":
-        return steps
-    if not STEP.value.isdigit() or int(STEP.value) not in steps:
-        raise app.UsageError(
-            f"--step={STEP.value} has no checkpoint: there are {', '.join(map(str, steps))}, or all"
-        )
-    return [int(STEP.value)]
+    return steps if STEP.value == "all" else [cli.choose_step(steps, STEP.value)]
 
 
 def summarise(draws: list[dict[str, float]]) -> dict[str, float]:

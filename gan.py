@@ -11,10 +11,9 @@ training changes, and every number that a sweep may vary. jit, vmap, scan, shard
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -22,16 +21,20 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from augment import AUGMENTATIONS
+from augment import AUGMENTATIONS, adapt, d_augment
 from losses import LOSSES
-from models import DISCRIMINATORS, GENERATORS, network_fields
-from penalties import PENALTIES
+from models import DISCRIMINATORS, GENERATORS, MOMENTUM, network_fields
+from optimizers import OPTIMIZERS, clip_gradient, optimizer_fields, scheduled
+from penalties import PENALTIES, Seen, lecam_averages
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-OPTIMIZERS = {f.__name__: f for f in (optax.sgd, optax.adam)}
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# Numbers of a config that a sweep may vary, beside those of players and penalties.
+NUMBERS = ("ema_half_life", "weight_clip", "d_augment_probability", "ada_target", "ada_images")
+LOOK_KEY = 2**32 - 1  # folded into an update's key: no split of it reaches so far
 
 Params = Any  # a pytree of arrays
 Batch = Mapping[str, Any]  # arrays by name
@@ -48,10 +51,15 @@ class Gan:
       loss: a name in LOSSES.
       penalties: names in PENALTIES, of those whose weight is not 0.
       augmentations: (name in AUGMENTATIONS, strength), of those whose strength is not 0.
+      d_augmentations: (name in D_AUGMENTATIONS, share of their common probability), likewise.
+      adaptive: the controller of ADA sets that probability.
+      num_classes: of the labels that both networks are given; 0 where they are given none.
+      packing: images that D judges as one.
       latent_dim: size of a latent.
       batch_size: examples of one update of one player.
       accumulate: micro-batches that a batch is split into.
       d_steps: discriminator updates before each generator update.
+      standing_batches: of samples, for the average's batch statistics; 0: running ones.
       lazy_every: the penalties are in every so-manieth step, that much heavier.
     """
 
@@ -62,10 +70,15 @@ class Gan:
     loss: str
     penalties: tuple[str, ...]
     augmentations: tuple[tuple[str, float], ...]
+    d_augmentations: tuple[tuple[str, float], ...]
+    adaptive: bool
+    num_classes: int
+    packing: int
     latent_dim: int
     batch_size: int
     accumulate: int
     d_steps: int
+    standing_batches: int
     lazy_every: int
 
 
@@ -84,6 +97,23 @@ class Player(struct.PyTreeNode):
     opt_state: optax.OptState
 
 
+class Examples(NamedTuple):
+    """What a player looks at in one update: [accumulate, micro-batch, ...], or one micro-batch.
+
+    Attributes:
+      real: float32 examples.
+      labels: int32, of real and fake examples alike; None where the networks are given none.
+      latents: of the fake examples.
+      keys: [..., 3] PRNG keys of what is drawn where D looks at a real example, at the fake one
+        beside it, and in a penalty.
+    """
+
+    real: jax.Array
+    labels: jax.Array | None
+    latents: jax.Array
+    keys: jax.Array
+
+
 class GanState(struct.PyTreeNode):
     """Everything that training changes, and the hyper-parameters.
 
@@ -92,9 +122,9 @@ class GanState(struct.PyTreeNode):
       key: typed PRNG key; step k draws from `fold_in(key, k)`.
       generator, discriminator: the players.
       average: the generator's exponential moving average.
-      aux: what penalties and augmentations carry from step to step, by name.
-      hparams: float32 scalars, the numbers that a sweep may vary: `generator` and `discriminator`
-        (the optimiser's arguments), `penalties` (weights by name), `ema_half_life` (images).
+      aux: what penalties and augmentations carry from step to step, by name: `lecam` its averages,
+        `ada` the probability of its augmentations.
+      hparams: float32 scalars, the numbers that a sweep may vary: see `hyper_parameters`.
     """
 
     step: jax.Array
@@ -114,11 +144,17 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
       spec: data.py's `Spec`: the shape of an example among others.
     """
     precision = PRECISIONS[config.precision]
+    num_classes = (spec.num_classes or 0) if config.conditional else 0
 
     def build(module: type[nn.Module], settings: ConfigDict, **fixed: Any) -> nn.Module:
         own = {name: settings[name] for name in network_fields(module) if name in settings}
         chosen = {name: value for name, value in own.items() if value is not None}
+        if num_classes:
+            fixed["num_classes"] = num_classes
         return module(**chosen, **fixed, dtype=precision)
+
+    def present(strengths: ConfigDict) -> tuple[tuple[str, Any], ...]:
+        return tuple((name, value) for name, value in sorted(strengths.items()) if value)
 
     return Gan(
         generator=build(GENERATORS[config.generator.name], config.generator, shape=spec.shape),
@@ -126,14 +162,21 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
         generator_optimizer=config.optimizer.generator.name,
         discriminator_optimizer=config.optimizer.discriminator.name,
         loss=config.loss,
-        penalties=tuple(name for name, weight in sorted(config.penalties.items()) if weight),
-        augmentations=tuple(
-            (name, value) for name, value in sorted(config.augment.items()) if value
+        penalties=tuple(
+            name
+            for name in sorted(PENALTIES)
+            if config.penalties[name] or config.penalties[f"{name}_end"]
         ),
+        augmentations=present(config.augment),
+        d_augmentations=present(config.d_augment),
+        adaptive=config.ada_target > 0,
+        num_classes=num_classes,
+        packing=config.packing,
         latent_dim=config.latent_dim,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         d_steps=config.d_steps,
+        standing_batches=config.standing_statistics,
         lazy_every=config.lazy_every,
     )
 
@@ -145,9 +188,12 @@ def batch_shape(gan: Gan) -> tuple[int, int, int]:
 
 def abstract_batch(gan: Gan) -> Batch:
     """The shapes and types of the batch that `update` takes."""
-    shape = gan.generator.shape  # type: ignore[attr-defined]
+    shape, sizes = gan.generator.shape, batch_shape(gan)  # type: ignore[attr-defined]
     dtype = jnp.uint8 if len(shape) == 3 else jnp.float32
-    return {"images": jax.ShapeDtypeStruct((*batch_shape(gan), *shape), dtype)}
+    batch = {"images": jax.ShapeDtypeStruct((*sizes, *shape), dtype)}
+    if gan.num_classes:
+        batch["labels"] = jax.ShapeDtypeStruct(sizes, jnp.int32)
+    return batch
 
 
 def metric_names(gan: Gan, config: ConfigDict) -> list[str]:
@@ -155,11 +201,6 @@ def metric_names(gan: Gan, config: ConfigDict) -> list[str]:
     state = jax.eval_shape(lambda: init(gan, config, jax.random.key(0)))
     metrics = jax.eval_shape(lambda *inputs: update(gan, *inputs)[1], state, abstract_batch(gan))
     return sorted(metrics)
-
-
-def optimizer_fields(name: str) -> set[str]:
-    """The arguments of an optimiser."""
-    return set(inspect.signature(OPTIMIZERS[name]).parameters)
 
 
 def init(gan: Gan, config: ConfigDict, key: jax.Array) -> GanState:
@@ -178,22 +219,44 @@ def init(gan: Gan, config: ConfigDict, key: jax.Array) -> GanState:
 def init_networks(gan: Gan, key: jax.Array) -> tuple[Network, Network]:
     """The first numbers of the generator and the discriminator."""
     g_key, d_key = jax.random.split(key)
-    latents = jnp.zeros((2, gan.latent_dim))
-    fake, g_variables = gan.generator.init_with_output(g_key, latents, train=True)
-    d_variables = gan.discriminator.init(d_key, fake, train=True)
-    g_params, d_params = g_variables.pop("params"), d_variables.pop("params")
-    return Network(g_params, g_variables), Network(d_params, d_variables)
+    num = 2 * gan.packing
+    latents = jnp.zeros((num, gan.latent_dim))
+    labels = jnp.zeros(num, jnp.int32) if gan.num_classes else None
+    fake, g_variables = gan.generator.init_with_output(g_key, latents, labels, train=True)
+    d_variables = gan.discriminator.init(d_key, pack(fake, gan.packing), labels, train=True)
+    networks = []
+    for variables in (g_variables, d_variables):
+        kept = {name: x for name, x in variables.items() if name not in ("params", "auxiliary")}
+        networks.append(Network(variables["params"], kept))
+    return networks[0], networks[1]
 
 
 def hyper_parameters(gan: Gan, config: ConfigDict) -> dict[str, Any]:
-    """The numbers of a config that a sweep may vary, as float32 scalars: `GanState.hparams`."""
-    numbers: dict[str, Any] = {"ema_half_life": config.ema_half_life}
-    numbers["penalties"] = {name: config.penalties[name] for name in gan.penalties}
-    for player in ("generator", "discriminator"):
-        optimizer = config.optimizer[player]
-        names = optimizer_fields(optimizer.name)
-        numbers[player] = {name: optimizer[name] for name in sorted(names) if name in optimizer}
-    return jax.tree.map(jnp.float32, numbers)
+    """The numbers of a config that a sweep may vary, as float32 scalars: `GanState.hparams`.
+
+    `generator` and `discriminator` hold the optimiser's arguments and the `clip_norm`, `penalties`
+    the weights by name; beside them are `ema_half_life`, `weight_clip`, `d_augment_probability`,
+    `ada_target` and `ada_images`. `end` holds them all again, as they are after `decay_images`.
+    """
+
+    def numbers(suffix: str) -> dict[str, Any]:
+        def chosen(settings: ConfigDict, names: Iterable[str]) -> dict[str, float]:
+            values = {name: settings[name] for name in names if name in settings}
+            ends = {
+                name: settings[f"{name}{suffix}"] for name in names if f"{name}{suffix}" in settings
+            }
+            return values | {name: value for name, value in ends.items() if value is not None}
+
+        found: dict[str, Any] = chosen(config, NUMBERS)
+        found["penalties"] = chosen(config.penalties, gan.penalties)
+        for player in ("generator", "discriminator"):
+            optimizer = config.optimizer[player]
+            names = optimizer_fields(optimizer.name) | {"clip_norm"}
+            found[player] = chosen(optimizer, sorted(names))
+        return found
+
+    every = numbers("") | {"end": numbers("_end"), "decay_images": config.decay_images}
+    return jax.tree.map(jnp.float32, every)
 
 
 def update(
@@ -205,111 +268,225 @@ def update(
       gan: static.
       state: of one member; `jax.vmap` takes a population.
       batch: `images` uint8 [d_steps + 1, accumulate, batch_size // accumulate, H, W, C] (points:
-        float32 [..., 2]), one fresh batch an update; the last is the generator's, which
+        float32 [..., 2]) and, for networks with labels, `labels` int32 [d_steps + 1, accumulate,
+        batch_size // accumulate]; one fresh batch an update, the last is the generator's, which
         relativistic losses look at.
       lazy: static; whether this step carries the penalties: one in `lazy_every` does.
     Returns:
       The next state, and float32 scalars by name: `d_loss`, `g_loss`, `d_accuracy` (share of real
-      and fake images that D tells right), `d_grad_norm`, `g_grad_norm`, each penalty.
+      and fake images that D tells right), `d_real_logit`, `d_fake_logit` (their means),
+      `d_grad_norm`, `g_grad_norm`, each penalty; `d_class_loss`, `g_class_loss` of an auxiliary
+      classifier; `ada_probability`.
     """
+    progress = state.step * gan.batch_size / jnp.maximum(state.hparams["decay_images"], 1)
+    last = state.hparams["end"]
+    numbers = scheduled({name: state.hparams[name] for name in last}, last, progress)
     key, *d_keys = jax.random.split(jax.random.fold_in(state.key, state.step), gan.d_steps + 1)
-    discriminator = state.discriminator
-    for d_key, images in zip(d_keys, batch["images"]):
+    discriminator, aux = state.discriminator, state.aux
+    for i, d_key in enumerate(d_keys):
         discriminator, d_metrics = _descend(
             gan.discriminator_optimizer,
-            state.hparams["discriminator"],
+            numbers["discriminator"],
             discriminator,
-            partial(discriminator_loss, gan, state.hparams, lazy, state.generator),
-            _prepare(gan, d_key, images),
+            partial(discriminator_loss, gan, numbers, lazy, state.generator, aux),
+            _prepare(gan, d_key, batch, i),
             rolled=_rolls(state),
         )
+        discriminator = discriminator.replace(
+            params=_clip_weights(discriminator.params, numbers["weight_clip"])
+        )
+        aux = _carry(gan, numbers, aux, d_metrics)
     generator, g_metrics = _descend(
         gan.generator_optimizer,
-        state.hparams["generator"],
+        numbers["generator"],
         state.generator,
-        partial(generator_loss, gan, discriminator),
-        _prepare(gan, key, batch["images"][-1]),
+        partial(generator_loss, gan, numbers, discriminator, aux),
+        _prepare(gan, key, batch, gan.d_steps),
         rolled=_rolls(state),
     )
     d_metrics["d_grad_norm"] = d_metrics.pop("grad_norm")
     g_metrics["g_grad_norm"] = g_metrics.pop("grad_norm")
     metrics = d_metrics | g_metrics
+    if gan.adaptive:
+        metrics["ada_probability"] = aux["ada"]
     state = state.replace(
         step=state.step + 1,
         generator=generator,
         discriminator=discriminator,
-        average=_move_average(gan, state, generator),
+        average=_move_average(gan, state.average, generator, numbers["ema_half_life"]),
+        aux=aux,
     )
     return state, metrics
 
 
 def discriminator_loss(
     gan: Gan,
-    hparams: dict[str, Any],
+    numbers: dict[str, Any],
     lazy: bool,
     generator: Player,
+    aux: dict[str, Any],
     params: Params,
     variables: Params,
-    real: jax.Array,
-    latents: jax.Array,
+    examples: Examples,
 ) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
     """What D descends on one micro-batch: (loss, (D's new variables, metrics)).
 
     Real and fake images pass D apart, so that each batch has its own batch statistics.
     """
-    fake, _ = _apply(gan.generator, generator.params, generator.variables, latents)
-    fake = jax.lax.stop_gradient(fake)
-    real_logits, new_variables = _apply(gan.discriminator, params, variables, real)
-    fake_logits, new_variables = _apply(gan.discriminator, params, new_variables, fake)
-    d_losses, _ = LOSSES[gan.loss](real_logits, fake_logits)
+    fake, _ = _generate(gan, generator.params, generator.variables, examples)
+    real = pack(examples.real, gan.packing)
+    fake = pack(jax.lax.stop_gradient(fake), gan.packing)
+    real_keys, fake_keys, penalty_keys = _packed_keys(gan, examples)
+    look = partial(_look, gan, _probability(gan, numbers, aux), examples.labels, params)
+    on_real, new_variables = look(variables, real_keys, real)
+    on_fake, new_variables = look(new_variables, fake_keys, fake)
+    d_losses, _ = LOSSES[gan.loss](on_real.logits, on_fake.logits)
     loss = d_losses.mean()
-    right = jnp.mean(real_logits > 0) + jnp.mean(fake_logits < 0)
-    metrics = {"d_loss": loss, "d_accuracy": right / 2}
+    real_accuracy, fake_accuracy = jnp.mean(on_real.logits > 0), jnp.mean(on_fake.logits < 0)
+    metrics = {
+        "d_loss": loss,
+        "d_accuracy": (real_accuracy + fake_accuracy) / 2,
+        "d_real_logit": on_real.logits.mean(),
+        "d_fake_logit": on_fake.logits.mean(),
+    }
+    if gan.adaptive:
+        metrics["d_real_sign"] = jnp.sign(on_real.logits).mean()
+    if on_real.class_logits is not None:
+        metrics["d_class_loss"] = _class_loss(on_real, examples) + _class_loss(on_fake, examples)
+        loss += metrics["d_class_loss"]
+    seen = Seen(
+        real,
+        fake,
+        on_real.logits,
+        on_fake.logits,
+        lambda images: look(variables, real_keys, images)[0].logits,
+        lambda images: look(variables, fake_keys, images)[0].logits,
+        penalty_keys,
+        aux.get("lecam", {}),
+    )
     for name in gan.penalties if lazy else ():
-        penalty = PENALTIES[name](
-            lambda images: _apply(gan.discriminator, params, variables, images)[0], real, fake
-        ).mean()
-        loss += gan.lazy_every * hparams["penalties"][name] * penalty
+        penalty = PENALTIES[name](seen).mean()
+        loss += gan.lazy_every * numbers["penalties"][name] * penalty
         metrics[name] = penalty
     return loss, (new_variables, metrics)
 
 
 def generator_loss(
     gan: Gan,
+    numbers: dict[str, Any],
     discriminator: Player,
+    aux: dict[str, Any],
     params: Params,
     variables: Params,
-    real: jax.Array,
-    latents: jax.Array,
+    examples: Examples,
 ) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
     """What G descends on one micro-batch: (loss, (G's new variables, metrics)).
 
     D's variables stay as they are: they change in its own updates only.
     """
-    fake, new_variables = _apply(gan.generator, params, variables, latents)
-    d_params, d_variables = discriminator.params, discriminator.variables
-    real_logits, d_variables = _apply(gan.discriminator, d_params, d_variables, real)
-    fake_logits, _ = _apply(gan.discriminator, d_params, d_variables, fake)
-    _, g_losses = LOSSES[gan.loss](real_logits, fake_logits)
+    fake, new_variables = _generate(gan, params, variables, examples)
+    real_keys, fake_keys, _ = _packed_keys(gan, examples)
+    probability = _probability(gan, numbers, aux)
+    look = partial(_look, gan, probability, examples.labels, discriminator.params)
+    on_real, d_variables = look(
+        discriminator.variables, real_keys, pack(examples.real, gan.packing)
+    )
+    on_fake, _ = look(d_variables, fake_keys, pack(fake, gan.packing))
+    _, g_losses = LOSSES[gan.loss](on_real.logits, on_fake.logits)
     loss = g_losses.mean()
-    return loss, (new_variables, {"g_loss": loss})
+    metrics = {"g_loss": loss}
+    if on_fake.class_logits is not None:
+        metrics["g_class_loss"] = _class_loss(on_fake, examples)
+        loss += metrics["g_class_loss"]
+    return loss, (new_variables, metrics)
 
 
-def draw_latents(gan: Gan, key: jax.Array, num: int) -> jax.Array:
-    """z ~ N(0, I): [num, latent_dim]."""
-    return jax.random.normal(key, (num, gan.latent_dim))
+def pack(examples: jax.Array, packing: int) -> jax.Array:
+    """Every `packing` examples one after the other as one of so many times the channels.
+
+    [B, ..., C] becomes [B // packing, ..., packing * C].
+    Source: Lin et al. 2018, section 3 (PacGAN).
+    """
+    groups = examples.reshape(-1, packing, *examples.shape[1:])
+    groups = jnp.moveaxis(groups, 1, -2)
+    return groups.reshape(*groups.shape[:-2], -1)
 
 
-def sample(gan: Gan, network: Network | Player, latents: jax.Array) -> jax.Array:
+def unpack(packed: jax.Array, packing: int) -> jax.Array:
+    """The inverse of `pack`."""
+    groups = packed.reshape(*packed.shape[:-1], packing, -1)
+    groups = jnp.moveaxis(groups, -2, 1)
+    return groups.reshape(-1, *groups.shape[2:])
+
+
+def draw_latents(gan: Gan, key: jax.Array, num: int, truncation: float | None = None) -> jax.Array:
+    """z ~ N(0, I): [num, latent_dim].
+
+    Args:
+      gan: static.
+      key: a PRNG key.
+      num: how many.
+      truncation: numbers beyond it, on either side, are drawn anew: less variety, and samples
+        nearer to the most likely ones (Brock et al. 2019, section 3.1).
+    """
+    shape = (num, gan.latent_dim)
+    if truncation is None:
+        return jax.random.normal(key, shape)
+    return jax.random.truncated_normal(key, -truncation, truncation, shape)
+
+
+def class_rows(gan: Gan, rows: int, columns: int) -> jax.Array | None:
+    """Labels int32 [rows * columns] of a picture, a class a row; None where none are given."""
+    if not gan.num_classes:
+        return None
+    return jnp.repeat(jnp.arange(rows) % gan.num_classes, columns)
+
+
+def sample(
+    gan: Gan, network: Network | Player, latents: jax.Array, labels: jax.Array | None = None
+) -> jax.Array:
     """Examples [B, *shape] float32 of latents [B, latent_dim], with running batch statistics.
 
     Args:
       gan: static.
       network: `state.average`, or `state.generator`.
       latents: from `draw_latents`.
+      labels: int32 [B], where the networks are given labels.
     """
     variables = {"params": network.params, **network.variables}
-    return cast(jax.Array, gan.generator.apply(variables, latents, train=False))
+    return cast(jax.Array, gan.generator.apply(variables, latents, labels, train=False))
+
+
+@jax.jit(static_argnums=0)
+def standing_statistics(gan: Gan, network: Network, key: jax.Array) -> Network:
+    """A generator whose batch statistics are the means over batches of its own samples.
+
+    An average's running statistics are averages of other generators'. Labels are drawn uniformly.
+
+    Args:
+      gan: static; without `standing_batches` the network stays as it is.
+      network: `state.average`.
+      key: a PRNG key.
+    Source: Brock et al. 2019, appendix D.
+    """
+    if not gan.standing_batches:
+        return network
+    empty = jax.tree.map(jnp.zeros_like, network.variables["batch_stats"])
+    variables = {"params": network.params, **network.variables, "batch_stats": empty}
+    total = empty
+    for i in range(gan.standing_batches):
+        latent_key, label_key = jax.random.split(jax.random.fold_in(key, i))
+        latents = draw_latents(gan, latent_key, gan.batch_size)
+        labels = None
+        if gan.num_classes:
+            labels = jax.random.randint(label_key, (gan.batch_size,), 0, gan.num_classes)
+        _, moved = gan.generator.apply(
+            variables, latents, labels, train=True, mutable=["batch_stats"]
+        )
+        # From zeros, a running statistic becomes (1 - MOMENTUM) of the batch's.
+        total = jax.tree.map(lambda x, y: x + y / (1 - MOMENTUM), total, moved["batch_stats"])
+    means = jax.tree.map(lambda x: x / gan.standing_batches, total)
+    return network.replace(variables={**network.variables, "batch_stats": means})
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -330,35 +507,125 @@ def _init_state(gan: Gan, hparams: dict[str, Any], key: jax.Array) -> GanState:
     generator, discriminator = init_networks(gan, init_key)
     players = {}
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        optimizer = OPTIMIZERS[getattr(gan, f"{name}_optimizer")](**hparams[name])
+        optimizer = _optimizer(getattr(gan, f"{name}_optimizer"), hparams[name])
         opt_state = optimizer.init(network.params)
         players[name] = Player(network.params, network.variables, opt_state)
+    aux: dict[str, Any] = {}
+    if "lecam" in gan.penalties:
+        aux["lecam"] = {"real": jnp.float32(0), "fake": jnp.float32(0)}
+    if gan.adaptive:
+        aux["ada"] = jnp.float32(0)
     return GanState(
-        step=jnp.int32(0), key=key, average=generator, aux={}, hparams=hparams, **players
+        step=jnp.int32(0), key=key, average=generator, aux=aux, hparams=hparams, **players
     )
 
 
-def _apply(
-    module: nn.Module, params: Params, variables: Params, inputs: jax.Array
+def _generate(
+    gan: Gan, params: Params, variables: Params, examples: Examples
 ) -> tuple[jax.Array, Params]:
-    """The outputs in training, and the variables after it."""
-    outputs, new_variables = module.apply(
-        {"params": params, **variables}, inputs, train=True, mutable=list(variables)
+    """Fake examples in training, and G's variables after it."""
+    fake, new_variables = gan.generator.apply(
+        {"params": params, **variables},
+        examples.latents,
+        examples.labels,
+        train=True,
+        mutable=list(variables),
     )
-    return outputs, new_variables
+    return fake, new_variables
 
 
-def _prepare(gan: Gan, key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Real examples and latents of one update: [accumulate, micro-batch, ...] each.
+class _Look(NamedTuple):
+    """What D says: logits [B], and class logits [B, num_classes] of an auxiliary classifier."""
+
+    logits: jax.Array
+    class_logits: jax.Array | None
+
+
+def _look(
+    gan: Gan,
+    probability: jax.Array,
+    labels: jax.Array | None,
+    params: Params,
+    variables: Params,
+    keys: jax.Array,
+    packed: jax.Array,
+) -> tuple[_Look, Params]:
+    """What D says in training of (packed) examples [B, ...], and its variables after it."""
+    if gan.d_augmentations:
+        keys = jax.vmap(lambda key: jax.random.split(key, gan.packing))(keys).reshape(-1)
+        images = unpack(packed, gan.packing)
+        packed = pack(d_augment(gan.d_augmentations, keys, images, probability), gan.packing)
+    logits, moved = gan.discriminator.apply(
+        {"params": params, **variables},
+        packed,
+        labels,
+        train=True,
+        mutable=[*variables, "auxiliary"],
+    )
+    new_variables: dict[str, Any] = dict(moved)
+    auxiliary = new_variables.pop("auxiliary", {})
+    return _Look(cast(jax.Array, logits), auxiliary.get("class_logits")), new_variables
+
+
+def _class_loss(look: _Look, examples: Examples) -> jax.Array:
+    """The cross entropy of an auxiliary classifier (Odena et al. 2017, equation 3)."""
+    return optax.softmax_cross_entropy_with_integer_labels(
+        look.class_logits, examples.labels
+    ).mean()
+
+
+def _packed_keys(gan: Gan, examples: Examples) -> jax.Array:
+    """Of each pack the keys of its first example: [3, packs]."""
+    return examples.keys[:: gan.packing].T
+
+
+def _probability(gan: Gan, numbers: dict[str, Any], aux: dict[str, Any]) -> jax.Array:
+    """That of what D's augmentations do."""
+    return aux["ada"] if gan.adaptive else numbers["d_augment_probability"]
+
+
+def _carry(
+    gan: Gan, numbers: dict[str, Any], aux: dict[str, Any], metrics: dict[str, jax.Array]
+) -> dict[str, Any]:
+    """What penalties and augmentations carry on from an update of D."""
+    aux = dict(aux)
+    if "lecam" in aux:
+        logits = metrics["d_real_logit"], metrics["d_fake_logit"]
+        aux["lecam"] = lecam_averages(aux["lecam"], *logits)
+    if gan.adaptive:
+        sign, moved = metrics["d_real_sign"], gan.batch_size / numbers["ada_images"]
+        aux["ada"] = adapt(aux["ada"], sign, numbers["ada_target"], moved)
+    return aux
+
+
+def _clip_weights(params: Params, limit: jax.Array) -> Params:
+    """Parameters in [-limit, limit] (0: any), as Arjovsky et al. 2017 bound D (algorithm 1)."""
+    limit = jnp.where(limit > 0, limit, jnp.inf)
+    return jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), params)
+
+
+def _optimizer(name: str, numbers: dict[str, jax.Array]) -> optax.GradientTransformation:
+    return OPTIMIZERS[name](**{k: x for k, x in numbers.items() if k in optimizer_fields(name)})
+
+
+def _prepare(gan: Gan, key: jax.Array, batch: Batch, i: int) -> Examples:
+    """What the i-th update of a step looks at: [accumulate, micro-batch, ...] each.
 
     What is random is drawn for the whole batch, so that it is the same however it is split.
     """
+    images = batch["images"][i]
     latent_key, *keys = jax.random.split(key, 1 + len(gan.augmentations))
+    look_keys = jax.random.split(jax.random.fold_in(key, LOOK_KEY), (gan.batch_size, 3))
     real = to_float(images).reshape(gan.batch_size, *images.shape[2:])
     for key, (name, strength) in zip(keys, gan.augmentations):
         real = AUGMENTATIONS[name](key, real, strength)  # type: ignore[arg-type]
     latents = draw_latents(gan, latent_key, gan.batch_size)
-    return real.reshape(images.shape), latents.reshape(*images.shape[:2], gan.latent_dim)
+    return Examples(
+        real.reshape(images.shape),
+        batch["labels"][i] if gan.num_classes else None,
+        latents.reshape(*images.shape[:2], gan.latent_dim),
+        look_keys.reshape(*images.shape[:2], 3),
+    )
 
 
 def _rolls(state: GanState) -> bool:
@@ -373,51 +640,53 @@ def _rolls(state: GanState) -> bool:
 
 def _descend(
     optimizer_name: str,
-    arguments: dict[str, jax.Array],
+    numbers: dict[str, jax.Array],
     player: Player,
     loss: Callable,
-    inputs: tuple[jax.Array, ...],
+    examples: Examples,
     rolled: bool,
 ) -> tuple[Player, dict[str, jax.Array]]:
     """One descent of one player on the mean gradient over its micro-batches."""
 
-    def gradient(variables: Params, micro_batch: tuple[jax.Array, ...]) -> tuple[Params, Any]:
+    def gradient(variables: Params, micro_batch: Examples) -> tuple[Params, Any]:
         grads, (variables, metrics) = jax.grad(loss, has_aux=True)(
-            player.params, variables, *micro_batch
+            player.params, variables, micro_batch
         )
         return variables, (grads, metrics)
 
-    def add_gradient(carried: Any, micro_batch: tuple[jax.Array, ...]) -> tuple[Any, None]:
+    def add_gradient(carried: Any, micro_batch: Examples) -> tuple[Any, None]:
         variables, total = carried
         # Unrolled, nothing but this would keep XLA from running all micro-batches at once, in k
         # times the memory: the next one waits for the sum so far.
         nothing = sum(0 * jnp.ravel(leaf)[0] for leaf in jax.tree.leaves(total))
-        micro_batch = tuple(examples + nothing for examples in micro_batch)
+        micro_batch = micro_batch._replace(
+            real=micro_batch.real + nothing, latents=micro_batch.latents + nothing
+        )
         variables, more = gradient(variables, micro_batch)
         return (variables, jax.tree.map(jnp.add, total, more)), None
 
-    num, first = len(inputs[0]), tuple(examples[0] for examples in inputs)
+    num, first = len(examples.real), jax.tree.map(lambda x: x[0], examples)
     if rolled and num > 1:
         _, shapes = jax.eval_shape(gradient, player.variables, first)
         nothing_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        carried, _ = jax.lax.scan(add_gradient, (player.variables, nothing_yet), inputs)
+        carried, _ = jax.lax.scan(add_gradient, (player.variables, nothing_yet), examples)
     else:
         carried = gradient(player.variables, first)
-        for micro_batch in zip(*(examples[1:] for examples in inputs)):
-            carried, _ = add_gradient(carried, micro_batch)
+        for i in range(1, num):
+            carried, _ = add_gradient(carried, jax.tree.map(lambda x, i=i: x[i], examples))
     variables, total = carried
     grads, metrics = jax.tree.map(lambda x: x / num, total)
-    optimizer = OPTIMIZERS[optimizer_name](**arguments)
+    grads, metrics["grad_norm"] = clip_gradient(grads, numbers["clip_norm"])
+    optimizer = _optimizer(optimizer_name, numbers)
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
-    metrics["grad_norm"] = optax.tree.norm(grads)
     return Player(optax.apply_updates(player.params, updates), variables, opt_state), metrics
 
 
-def _move_average(gan: Gan, state: GanState, generator: Player) -> Network:
-    """The average after a step, its weight halved every `ema_half_life` images (0: no memory)."""
-    keep = 0.5 ** (gan.batch_size / state.hparams["ema_half_life"])
+def _move_average(gan: Gan, average: Network, generator: Player, half_life: jax.Array) -> Network:
+    """The average after a step, its weight halved every `half_life` images (0: no memory)."""
+    keep = 0.5 ** (gan.batch_size / half_life)
     return jax.tree.map(
         lambda old, new: new + keep * (old - new),
-        state.average,
+        average,
         Network(generator.params, generator.variables),
     )

@@ -10,6 +10,7 @@ differentiates into the others, as often as one likes (in reverse mode).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,39 +18,69 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-STRIDE = 2
+PATCHES = (
+    50e6  # bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at
+)
+CHUNK = 4  # images whose patches stay in a CPU's cache
 
 
-def _native(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        inputs, kernel, (STRIDE, STRIDE), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        inputs, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-@jax.custom_vjp
-def conv(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of stride 2, 'SAME' padding: [B, 2H, 2W, C], [k, k, C, D] to [B, H, W, D]."""
-    return _native(inputs, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """A convolution, 'SAME' padding: [B, sH, sW, C], [k, k, C, D] to [B, H, W, D]."""
+    return _native(inputs, kernel, stride)
 
 
-@jax.custom_vjp
-def transposed_conv(outputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The gradient of `conv` for its inputs: [B, H, W, D], [k, k, C, D] to [B, 2H, 2W, C].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def transposed_conv(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The gradient of `conv` for its inputs: [B, H, W, D], [k, k, C, D] to [B, sH, sW, C].
 
     As a layer of its own it is the transposed ('fractionally strided') convolution.
     """
     batch, height, width, _ = outputs.shape
-    shape = (batch, STRIDE * height, STRIDE * width, kernel.shape[2])
+    shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
-    return jax.linear_transpose(lambda x: _native(x, kernel), inputs)(outputs)[0]
+    return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
-    """The gradient of `conv` for its kernel: [B, 2H, 2W, C], [B, H, W, D] to [size, size, C, D]."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: int) -> jax.Array:
+    """The gradient of `conv` for its kernel.
+
+    [B, sH, sW, C], [B, H, W, D] to [size, size, C, D].
+    """
+    patches = size**2 * inputs.size * inputs.dtype.itemsize
+    if stride == 1 and patches > PATCHES and jax.default_backend() == "cpu":
+        return _by_patches(inputs, outputs, size)
     shape = (size, size, inputs.shape[3], outputs.shape[3])
     kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
-    return jax.linear_transpose(lambda k: _native(inputs, k), kernel)(outputs)[0]
+    return jax.linear_transpose(lambda k: _native(inputs, k, stride), kernel)(outputs)[0]
+
+
+def _by_patches(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
+    """`kernel_gradient` of stride 1 as a matrix product of patches, a few images at a time."""
+    batch, height, width, channels = inputs.shape
+    chunk = math.gcd(batch, CHUNK)
+    margin = ((size - 1) // 2, size // 2)
+    padded = jnp.pad(inputs, ((0, 0), margin, margin, (0, 0)))
+    chunks = (x.reshape(batch // chunk, chunk, *x.shape[1:]) for x in (padded, outputs))
+
+    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        images, gradients = chunk
+        shifted = [
+            images[:, i : i + height, j : j + width] for i in range(size) for j in range(size)
+        ]
+        patches = jnp.concatenate(shifted, axis=-1)  # [chunk, H, W, size * size * C]
+        return total + jnp.einsum("bhwp,bhwd->pd", patches, gradients), None
+
+    nothing = jnp.zeros((size**2 * channels, outputs.shape[3]), inputs.dtype)
+    total, _ = jax.lax.scan(add, nothing, tuple(chunks))
+    return total.reshape(size, size, channels, -1)
 
 
 def _remember(bilinear: Callable) -> Callable:
@@ -58,31 +89,137 @@ def _remember(bilinear: Callable) -> Callable:
 
 conv.defvjp(
     _remember(conv),
-    lambda saved, outputs: (
-        transposed_conv(outputs, saved[1]),
-        kernel_gradient(saved[0], outputs, len(saved[1])),
+    lambda stride, saved, outputs: (
+        transposed_conv(outputs, saved[1], stride),
+        kernel_gradient(saved[0], outputs, len(saved[1]), stride),
     ),
 )
 transposed_conv.defvjp(
     _remember(transposed_conv),
-    lambda saved, inputs: (
-        conv(inputs, saved[1]),
-        kernel_gradient(inputs, saved[0], len(saved[1])),
+    lambda stride, saved, inputs: (
+        conv(inputs, saved[1], stride),
+        kernel_gradient(inputs, saved[0], len(saved[1]), stride),
     ),
 )
 kernel_gradient.defvjp(
     _remember(kernel_gradient),
-    lambda size, saved, kernel: (transposed_conv(saved[1], kernel), conv(saved[0], kernel)),
+    lambda size, stride, saved, kernel: (
+        transposed_conv(saved[1], kernel, stride),
+        conv(saved[0], kernel, stride),
+    ),
 )
 
 
-class Conv(nn.Module):
-    """A 4x4 `conv`, or `transposed_conv`, with its parameters.
+def grouped_conv(inputs: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+    """`conv` of each of `groups` slices of the channels by itself.
 
-    [B, 2H, 2W, C] becomes [B, H, W, features], or transposed [B, H, W, C] [B, 2H, 2W, features].
+    [B, sH, sW, C], [k, k, C / groups, D] to [B, H, W, D].
+    """
+    if groups == 1:
+        return conv(inputs, kernel, stride)
+    if jax.default_backend() == "cpu":  # where XLA's own grouped gradients are 40 times slower
+        slices = (jnp.split(x, groups, axis=-1) for x in (inputs, kernel))
+        return jnp.concatenate([conv(x, k, stride) for x, k in zip(*slices)], axis=-1)
+    return jax.lax.conv_general_dilated(
+        inputs,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def downsample(images: jax.Array) -> jax.Array:
+    """Half the resolution, low-pass filtered by [1, 3, 3, 1] / 8 along both axes; zeros outside.
+
+    [B, 2H, 2W, C] to [B, H, W, C].
+    Source: Karras et al. 2020 (StyleGAN2), whose filter it is.
+    """
+    for axis in (1, 2):
+        first, second = _pairs(images, axis)
+        near, far = first + second, _shift(second, axis, 1) + _shift(first, axis, -1)
+        images = (3 * near + far) / 8
+    return images
+
+
+def upsample(images: jax.Array) -> jax.Array:
+    """Twice the resolution, zeros between filtered by [1, 3, 3, 1] / 4 along both axes.
+
+    [B, H, W, C] to [B, 2H, 2W, C].
+    Source: as `downsample`, of which it is four times the transpose.
+    """
+    for axis in (1, 2):
+        first = (3 * images + _shift(images, axis, 1)) / 4
+        second = (3 * images + _shift(images, axis, -1)) / 4
+        shape = list(images.shape)
+        shape[axis] *= 2
+        images = jnp.stack([first, second], axis=axis + 1).reshape(shape)
+    return images
+
+
+def _pairs(images: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Every other row or column, from the first and from the second on."""
+    shape = images.shape
+    paired = images.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
+    first, second = jnp.split(paired, 2, axis=axis + 1)
+    return first.squeeze(axis + 1), second.squeeze(axis + 1)
+
+
+def _shift(images: jax.Array, axis: int, by: int) -> jax.Array:
+    """Moved by one to the right (1) or left (-1) along an axis, a zero coming in."""
+    widths = [(0, 0)] * images.ndim
+    widths[axis] = (1, 0) if by > 0 else (0, 1)
+    start = 0 if by > 0 else 1
+    padded = jnp.pad(images, widths)
+    return jax.lax.slice_in_dim(padded, start, start + images.shape[axis], axis=axis)
+
+
+def average_pool(images: jax.Array) -> jax.Array:
+    """The means of 2x2 pixels: [B, 2H, 2W, C] to [B, H, W, C]."""
+    batch, height, width, channels = images.shape
+    return images.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
+def repeat_pixels(images: jax.Array) -> jax.Array:
+    """Every pixel as 2x2 of them: [B, H, W, C] to [B, 2H, 2W, C]."""
+    return images.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def minibatch_stddev(images: jax.Array, group_size: int) -> jax.Array:
+    """A channel more, the same number in all images of a group: how much they differ.
+
+    The standard deviation over the group, averaged over pixels and channels. Neighbours are apart:
+    image i is in group i modulo the number of groups.
+
+    Args:
+      images: [B, H, W, C].
+      group_size: images of a group; smaller batches are one group.
+    Raises:
+      ValueError: it does not divide the batch.
+    Source: Karras et al. 2018, section 3; the groups are StyleGAN's.
+    """
+    batch, height, width, channels = images.shape
+    group_size = min(group_size, batch)
+    if batch % group_size:
+        raise ValueError(f"minibatch_stddev={group_size} does not divide a batch of {batch}")
+    groups = images.reshape(group_size, -1, height, width, channels)
+    deviation = jnp.sqrt(groups.var(axis=0) + 1e-8).mean((1, 2, 3))
+    channel = jnp.tile(deviation, group_size)[:, None, None, None]
+    return jnp.concatenate([images, jnp.broadcast_to(channel, (*images.shape[:3], 1))], axis=-1)
+
+
+class Conv(nn.Module):
+    """A `conv`, or `transposed_conv`, with its parameters: 4x4 of stride 2, if not else said.
+
+    [B, sH, sW, C] becomes [B, H, W, features], or transposed [B, H, W, C] [B, sH, sW, features].
+    Channels in `groups` are convolved apart; of a kernel of size 1 it is a matrix product.
     """
 
     features: int
+    size: int = 4
+    stride: int = 2
+    groups: int = 1
     transposed: bool = False
     use_bias: bool = True
     dtype: Any = jnp.float32
@@ -90,11 +227,17 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        channels = inputs.shape[-1]
+        channels = inputs.shape[-1] // self.groups
         shape = (self.features, channels) if self.transposed else (channels, self.features)
-        kernel = self.param("kernel", self.kernel_init, (4, 4, *shape))
-        convolve = transposed_conv if self.transposed else conv
-        outputs = convolve(inputs.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, *shape))
+        inputs, kernel = inputs.astype(self.dtype), kernel.astype(self.dtype)
+        if self.transposed:
+            outputs = transposed_conv(inputs, kernel, self.stride)
+        elif self.size == self.stride == 1:
+            pixels = inputs.reshape(-1, channels)  # in two axes: XLA:CPU is slow at more
+            outputs = (pixels @ kernel[0, 0]).reshape(*inputs.shape[:3], self.features)
+        else:
+            outputs = grouped_conv(inputs, kernel, self.stride, self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             outputs += bias.astype(self.dtype)

@@ -307,6 +307,20 @@ def mode_kl(classes: np.ndarray, data_distribution: np.ndarray) -> float:
     return float(np.sum(generated[seen] * np.log(generated[seen] / data[seen])))
 
 
+def label_accuracy(classes: np.ndarray, labels: np.ndarray) -> float:
+    """The share of samples that a classifier takes for what they were made as.
+
+    Args:
+      classes, labels: int [N], as the classifier sees them, and as the generator was asked.
+    Raises:
+      ValueError: no sample, or unequal numbers.
+    Source: Shmelkov et al. 2018, section 3.1 (GAN-test).
+    """
+    if len(classes) == 0 or np.shape(classes) != np.shape(labels):
+        raise ValueError(f"label_accuracy of {len(classes)} classes and {len(labels)} labels")
+    return float(np.mean(np.equal(classes, labels)))
+
+
 def nearest_modes(
     points: np.ndarray, centres: np.ndarray, deviation: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -499,6 +513,7 @@ METRICS = {
         "higher", "classes that fakes show", lambda n, k: expected_modes(n, np.full(k, 1 / k))
     ),
     "mode_kl": Metric("lower", "KL(classes of fakes || of the data), nats", expected_mode_kl),
+    "label_accuracy": Metric("higher", "share of fakes that show the class asked for", None),
     "memorisation": Metric(
         0.5, "share nearer to training than to held-out samples", lambda n, k: 0.5
     ),

@@ -247,15 +247,18 @@ def sample_path(workdir: Path, step: int) -> Path:
     return workdir / "samples" / f"step_{step:08d}.png"
 
 
-def draw(fake: np.ndarray, real: np.ndarray) -> Image.Image:
+def draw(fake: np.ndarray, real: np.ndarray, columns: int | None = None) -> Image.Image:
     """A picture of generated images, or of points beside some real ones."""
-    return draw_grid(fake) if fake.ndim == 4 else draw_points(fake, real[:1_000])
+    return draw_grid(fake, columns) if fake.ndim == 4 else draw_points(fake, real[:1_000])
 
 
-def draw_grid(images: np.ndarray) -> Image.Image:
-    """Images uint8 [N, H, W, 1 or 3] in a square grid, small ones enlarged pixel by pixel."""
+def draw_grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
+    """Images uint8 [N, H, W, 1 or 3] in a grid, square or of so many columns; small ones enlarged.
+
+    Pixel by pixel, that is: nothing is smoothed.
+    """
     num, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(num))
+    columns = columns or math.ceil(math.sqrt(num))
     scale = max(1, round(TILE / height))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     gap = 2

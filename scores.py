@@ -49,6 +49,7 @@ class Judge:
       views: the networks that images are looked at through.
       mixture: of a toy, whose points need no network.
       num_samples: how many fakes are asked for.
+      conditional: fakes come with the labels that they were made as, in the data's shares.
     """
 
     dataset: data.Dataset
@@ -56,6 +57,7 @@ class Judge:
     views: tuple[features.View, ...]
     mixture: data.Mixture | None
     num_samples: int
+    conditional: bool = False
 
     @property
     def num_modes(self) -> int | None:
@@ -63,6 +65,13 @@ class Judge:
         if self.mixture:
             return len(self.mixture.centres)
         return next((view.num_classes for view in self.views if view.num_classes), None)
+
+    def labels(self, num: int) -> np.ndarray | None:
+        """int32 [num], those of real examples, always the same; None for an unconditional GAN."""
+        if not self.conditional:
+            return None
+        labels = np.asarray(self.dataset.labels)
+        return np.resize(labels[_choose(len(labels), num)], num)
 
 
 class Reals(NamedTuple):
@@ -114,6 +123,7 @@ def make_judge(config: ConfigDict, dataset: data.Dataset, num_samples: int | Non
         ),
         mixture,
         num_samples,
+        config.conditional,
     )
 
 
@@ -150,6 +160,7 @@ def metric_names(judge: Judge) -> list[str]:
             seen.append("inception_score")
         else:
             names += ["modes", "mode_kl"]
+            seen += ["label_accuracy"] if judge.conditional else []
         names += [_name(metric, view) for metric in seen]
     return [f"eval/{name}" for name in names]
 
@@ -190,7 +201,11 @@ def distance_from_best(name: str, value: float) -> float:
 
 
 def evaluate(
-    judge: Judge, gan: gans.Gan, network: gans.Network, key: jax.Array
+    judge: Judge,
+    gan: gans.Gan,
+    network: gans.Network,
+    key: jax.Array,
+    truncation: float | None = None,
 ) -> dict[str, float]:
     """The scores of a generator and their floor, named eval/..., with `eval/num_samples`.
 
@@ -201,31 +216,49 @@ def evaluate(
       gan: static.
       network: `state.average`.
       key: of the latents: `fold_in(state.key, EVAL_KEY)`.
+      truncation: of the latents, see `gan.draw_latents`.
     """
+    labels = judge.labels(judge.num_samples)
     try:
-        return with_floor(judge, draw(gan, network, key, judge.num_samples))
+        fake = draw(gan, network, key, judge.num_samples, labels, truncation)
+        return with_floor(judge, fake, labels)
     except FloatingPointError:
         return {"eval/num_samples": 0}
 
 
-def with_floor(judge: Judge, fake: np.ndarray) -> dict[str, float]:
+def with_floor(
+    judge: Judge, fake: np.ndarray, labels: np.ndarray | None = None
+) -> dict[str, float]:
     """`score` of examples and their floor, named eval/... and eval/floor_...."""
-    found = score(judge, fake) | {f"floor_{k}": v for k, v in floor(judge).items()}
+    found = score(judge, fake, labels) | {f"floor_{k}": v for k, v in floor(judge).items()}
     return {f"eval/{name}": value for name, value in found.items()}
 
 
-def draw(gan: gans.Gan, network: gans.Network, key: jax.Array, num: int) -> np.ndarray:
+def draw(
+    gan: gans.Gan,
+    network: gans.Network,
+    key: jax.Array,
+    num: int,
+    labels: np.ndarray | None = None,
+    truncation: float | None = None,
+) -> np.ndarray:
     """Samples as every score sees them: images uint8 [num, H, W, C], points float32 [num, 2].
 
-    In batches, at matmul precision 'highest'.
+    In batches, at matmul precision 'highest', with standing statistics where the GAN has them.
 
     Raises:
       FloatingPointError: some hold NaN or infinite numbers.
     """
     parts = []
+    batches = math.ceil(num / BATCH_SIZE)
+    if labels is not None:
+        labels = np.resize(labels, (batches, BATCH_SIZE))
     with jax.default_matmul_precision("highest"):
-        for i in range(math.ceil(num / BATCH_SIZE)):
-            examples, finite = _draw_batch(gan, network, jax.random.fold_in(key, i))
+        network = gans.standing_statistics(gan, network, jax.random.fold_in(key, batches))
+        for i in range(batches):
+            given = None if labels is None else jax.numpy.asarray(labels[i])
+            batch_key = jax.random.fold_in(key, i)
+            examples, finite = _draw_batch(gan, network, batch_key, given, truncation)
             if not finite:
                 raise FloatingPointError("the samples hold NaN or infinite numbers")
             parts.append(np.asarray(examples))
@@ -233,18 +266,26 @@ def draw(gan: gans.Gan, network: gans.Network, key: jax.Array, num: int) -> np.n
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw_batch(gan: gans.Gan, network: gans.Network, key: jax.Array) -> tuple[Any, jax.Array]:
-    examples = gans.sample(gan, network, gans.draw_latents(gan, key, BATCH_SIZE))
+def _draw_batch(
+    gan: gans.Gan,
+    network: gans.Network,
+    key: jax.Array,
+    labels: jax.Array | None,
+    truncation: float | None,
+) -> tuple[Any, jax.Array]:
+    latents = gans.draw_latents(gan, key, BATCH_SIZE, truncation)
+    examples = gans.sample(gan, network, latents, labels)
     finite = jax.numpy.isfinite(examples).all()
     return gans.to_uint8(examples) if examples.ndim == 4 else examples, finite
 
 
-def score(judge: Judge, fake: np.ndarray) -> dict[str, float]:
+def score(judge: Judge, fake: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
     """The scores of any examples, whoever made them.
 
     Args:
       judge: what they are compared with.
       fake: images uint8 [N, H, W, C], or points float32 [N, 2].
+      labels: int [N], what they were made as, if as anything: classes of their own are then these.
     Returns:
       Values by name, `num_samples` among them.
     Raises:
@@ -263,7 +304,7 @@ def score(judge: Judge, fake: np.ndarray) -> dict[str, float]:
         held_out = judge.held_out.images[:num]
         found["memorisation_pixels"] = metrics.memorisation(train, held_out, fake)
     for view in judge.views:
-        found |= _view_scores(judge, view, fake)
+        found |= _view_scores(judge, view, fake, labels)
     return found
 
 
@@ -275,7 +316,9 @@ def floor(judge: Judge) -> dict[str, float]:
     """
     if judge.held_out is None:
         return {}
-    found = score(judge, judge.held_out.images[: judge.num_samples])
+    labels = judge.held_out.labels if judge.conditional else None
+    labels = None if labels is None else labels[: judge.num_samples]
+    found = score(judge, judge.held_out.images[: judge.num_samples], labels)
     found.pop("memorisation_pixels", None)  # every held-out image is its own neighbour
     return found
 
@@ -379,7 +422,9 @@ def _point_scores(mixture: data.Mixture, fake: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _view_scores(judge: Judge, view: features.View, fake: np.ndarray) -> dict[str, float]:
+def _view_scores(
+    judge: Judge, view: features.View, fake: np.ndarray, asked: np.ndarray | None
+) -> dict[str, float]:
     """The scores through one network, by their names."""
     real = _reals(judge, view)
     fake_features, fake_logits = features.compute(view, fake)
@@ -398,9 +443,16 @@ def _view_scores(judge: Judge, view: features.View, fake: np.ndarray) -> dict[st
         shares = np.bincount(labels, minlength=view.num_classes)
         found["modes"] = metrics.num_modes(classes, view.num_classes)
         found["mode_kl"] = metrics.mode_kl(classes, shares / shares.sum())
+        real_classes = real.classes
+        if asked is not None:
+            seen["label_accuracy"] = metrics.label_accuracy(classes, asked)
+            for c in np.unique(asked) if view.num_classes <= MAX_CLASSES_APART else ():
+                chosen = asked == c
+                seen[f"label_accuracy.{c}"] = metrics.label_accuracy(classes[chosen], asked[chosen])
+            real_classes, classes = labels, asked
         if view.num_classes <= MAX_CLASSES_APART:
             distances = metrics.frechet_distances_by_class(
-                real.features, real.classes, fake_features, classes, view.num_classes
+                real.features, real_classes, fake_features, classes, view.num_classes
             )
             seen |= {f"fd.{c}": x for c, x in enumerate(distances) if x is not None}
     return found | {_name(metric, view): value for metric, value in seen.items()}

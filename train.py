@@ -55,9 +55,11 @@ def train_step(
 
 
 @functools.partial(jax.jit, static_argnames="gan")
-def sample(gan: gans.Gan, state: gans.GanState, latents: jax.Array) -> jax.Array:
-    """The averaged generator's examples, images as uint8."""
-    examples = gans.sample(gan, state.average, latents)
+def sample(
+    gan: gans.Gan, network: gans.Network, latents: jax.Array, labels: jax.Array | None = None
+) -> jax.Array:
+    """A generator's examples, images as uint8."""
+    examples = gans.sample(gan, network, latents, labels)
     return gans.to_uint8(examples) if examples.ndim == 4 else examples
 
 
@@ -144,7 +146,7 @@ def train_and_evaluate(
     step = int(state.step)
     log = runs.Log(workdir, step)
     examples = {"images": jax.device_put(dataset.images)}
-    if dataset.labels is not None:
+    if gan.num_classes:
         examples["labels"] = jax.device_put(dataset.labels)
     indices = data.make_indices(
         jax.random.fold_in(state.key, ORDER_KEY),
@@ -152,14 +154,17 @@ def train_and_evaluate(
         gans.batch_shape(gan),
         dataset.labels if config.balanced else None,
     )
-    latents = gans.draw_latents(gan, jax.random.fold_in(state.key, PICTURE_KEY), NUM_SAMPLES)
+    picture_key = jax.random.fold_in(state.key, PICTURE_KEY)
+    latents = gans.draw_latents(gan, picture_key, NUM_SAMPLES)
+    labels = gans.class_rows(gan, 10, NUM_SAMPLES // 10)
 
     best_metric = config.best_metric or scores.best_metric(judge)
     eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
     checkpoints.best_step = best_step(log.rows, best_metric)
 
     def report_picture() -> None:
-        fakes = np.asarray(sample(gan, state, latents))
+        network = gans.standing_statistics(gan, state.average, picture_key)
+        fakes = np.asarray(sample(gan, network, latents, labels))
         log.picture(step, runs.draw(fakes, dataset.images))
 
     def report_row(row: dict[str, float], seconds: float) -> None:

@@ -2,13 +2,14 @@
 
 Fields that are None take the value of the network, or of the data set, that is chosen. A penalty,
 an augmentation or a network's field that a fork adds in its own file is a field here by itself.
+A number x with a field x_end goes there along a cosine in `decay_images`; None: it stays as it is.
 """
 
 import inspect
 
 from ml_collections import ConfigDict, config_dict
 
-from augment import AUGMENTATIONS
+from augment import AUGMENTATIONS, D_AUGMENTATIONS
 from models import DISCRIMINATORS, GENERATORS, network_fields
 from penalties import PENALTIES
 
@@ -30,9 +31,17 @@ def get_config() -> ConfigDict:
     for name, function in AUGMENTATIONS.items():
         strength = list(inspect.signature(function, eval_str=True).parameters.values())[-1]
         config.augment[name] = 0 if strength.annotation is int else 0.0
+    # Of what D sees, real and fake: the generator does not learn these. Shares of a probability
+    config.d_augment = ConfigDict(dict.fromkeys(D_AUGMENTATIONS, 0.0))
+    config.d_augment_probability = 1.0
+    config.d_augment_probability_end = config_dict.placeholder(float)
+    config.ada_target = 0.0  # ADA's controller of that probability: D's mean sign on real images
+    config.ada_images = 500_000  # in so many the controller goes from 0 to 1 at most
 
     # Networks: names and fields as in models.py
     config.latent_dim = 100
+    config.conditional = False  # both networks are given the examples' labels
+    config.packing = 1  # examples that D judges as one
     for player, networks in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
         config[player] = ConfigDict({"name": "mlp"})
         for network in networks.values():
@@ -42,8 +51,12 @@ def get_config() -> ConfigDict:
 
     # The game
     config.loss = "non_saturating"  # as in losses.py
-    config.penalties = ConfigDict(dict.fromkeys(PENALTIES, 0.0))  # weights; 0 is off
+    config.penalties = ConfigDict()  # weights; 0 is off
+    for name in PENALTIES:
+        config.penalties[name] = 0.0
+        config.penalties[f"{name}_end"] = config_dict.placeholder(float)
     config.lazy_every = 1  # penalties only in every so-manieth step, that much heavier
+    config.weight_clip = 0.0  # D's parameters are kept within +- this; 0 is off
     config.d_steps = 1  # discriminator updates before each generator update
 
     # Optimisation
@@ -53,11 +66,19 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     for player in ("generator", "discriminator"):
         config.optimizer[player] = ConfigDict()
-        config.optimizer[player].name = "adam"  # adam or sgd
+        config.optimizer[player].name = "adam"  # as in optimizers.py
         config.optimizer[player].learning_rate = 2e-4
+        config.optimizer[player].learning_rate_end = config_dict.placeholder(float)
         config.optimizer[player].b1 = 0.5
         config.optimizer[player].b2 = 0.999
+        config.optimizer[player].b2_end = config_dict.placeholder(float)
+        config.optimizer[player].momentum = 0.9
+        config.optimizer[player].decay = 0.9
+        config.optimizer[player].clip_norm = 0.0  # of the gradient, at most; 0 is off
+    config.decay_images = 0  # images in which x goes to x_end
     config.ema_half_life = 0.0  # images that halve the average's memory; 0: no average
+    config.ema_half_life_end = config_dict.placeholder(float)
+    config.standing_statistics = 0  # batches of its samples for the average's statistics; 0 is off
 
     # Reports, in steps; 0 is never
     config.log_every = 100

@@ -10,6 +10,7 @@ import pytest
 from absl import app
 
 import checks
+import cli
 import gan as gans
 import scores
 from augment import AUGMENTATIONS
@@ -82,6 +83,66 @@ def test_a_gradient_penalty_through_batch_normalisation_is_refused(check):
     assert gan.penalties == ("r1",)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"penalties.gp": 1.0}, "contradict each other: r1 draws D's gradient to 0, gp .* to 1"),
+        ({"penalties.dragan": 1.0, "penalties.r1": 0.0, "penalties.r2_end": 1.0, "decay_images": 9},
+         "r2 draws D's gradient to 0, dragan"),
+        ({"penalties.lecam": 1.0, "loss": "relativistic_paired"}, "lecam is of the logits themselves"),
+        ({"loss": "wasserstein", "penalties.r1": 0.0}, "needs a bound on D: penalties.gp=10"),
+        ({"loss": "wasserstein", "penalties.r1": 0.0, "penalties.bcr": 1.0}, "needs a bound on D"),
+        ({"loss": "wasserstein", "ada_target": 0.6, "d_augment.color": 1.0}, "loss=wasserstein does not"),
+        ({"ada_target": 0.6}, "no d_augment is on"),
+        ({"packing": 3}, "packing=3 does not divide the 8 examples"),
+        ({"packing": 2, "accumulate": 8}, "does not divide the 1 examples"),
+        ({"packing": 0}, "packing must be at least 1"),
+        ({"packing": 2, "conditional": True}, "several labels together"),
+        ({"d_augment.cutout": 1.5}, "d_augment.cutout is at most 1"),
+        ({"d_augment_probability": -1.0}, "d_augment_probability must be 0"),
+        ({"d_augment_probability_end": 2.0}, "d_augment_probability_end is at most 1"),
+        ({"ada_target": 2.0, "d_augment.color": 1.0}, "ada_target is at most 1"),
+        ({"ada_images": 0}, "ada_images must be at least 1"),
+        ({"weight_clip": -0.01}, "weight_clip must be 0"),
+        ({"penalties.r1_end": -1.0}, "penalties.r1_end must be 0"),
+        ({"decay_images": -1}, "decay_images must be 0 or more"),
+        ({"standing_statistics": 4}, "mlp has no batch normalisation"),
+        ({"optimizer.generator.learning_rate_end": 0.0}, "learning_rate_end must be more than 0"),
+        ({"optimizer.generator.b2_end": 1.0}, "b2_end must be in"),
+        ({"optimizer.generator.momentum": 1.0}, "momentum must be in"),
+        ({"optimizer.generator.decay": 1.0}, "decay must be in"),
+        ({"optimizer.discriminator.clip_norm": -1.0}, "clip_norm must be 0"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused(check, change, words):
+    with pytest.raises(app.UsageError, match=words) as error:
+        check("mescheder", **change)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": "wasserstein", "penalties.r1": 0.0, "weight_clip": 0.01},
+        {"loss": "wasserstein", "penalties.r1": 0.0, "penalties.gp": 10.0},
+        {"loss": "wasserstein", "penalties.r1": 0.0, "discriminator.norm": "spectral"},
+        {"penalties.r2": 1.0, "penalties.bcr": 1.0, "penalties.lecam": 1.0, "packing": 4},
+        {"ada_target": 0.6, "d_augment.geometric": 1.0, "conditional": True},
+    ],
+)
+def test_what_fits_together(check, change):
+    check("mescheder", **change)
+
+
+def test_labels_and_images_are_needed_where_they_are_looked_at(check):
+    for field in ("conditional", "balanced"):
+        with pytest.raises(app.UsageError, match=f"{field}: .* has no labels"):
+            check("mescheder", dataset=IMAGES._replace(labels=None), **{field: True})
+    for field in ("d_augment.color", "penalties.bcr"):
+        with pytest.raises(app.UsageError, match="is for images"):
+            check("mescheder", dataset=POINTS, **{field: 1.0})
+
+
 def test_a_forks_network_may_have_fields_that_are_no_sizes(make_config, monkeypatch):
     class Mine(nn.Module):
         shape: tuple[int, ...]
@@ -91,7 +152,7 @@ def test_a_forks_network_may_have_fields_that_are_no_sizes(make_config, monkeypa
         dtype: Any = None
 
         @nn.compact
-        def __call__(self, latents, train):
+        def __call__(self, latents, labels, train):
             return nn.Dense(self.shape[0], self.use_bias)(latents)
 
     monkeypatch.setitem(GENERATORS, "mine", Mine)
@@ -106,7 +167,7 @@ def test_a_forks_network_may_have_fields_that_are_no_sizes(make_config, monkeypa
 
 
 def test_a_forks_penalty_or_augmentation_is_a_field(make_config, monkeypatch):
-    monkeypatch.setitem(PENALTIES, "mine", lambda discriminate, real, fake: discriminate(fake))
+    monkeypatch.setitem(PENALTIES, "mine", lambda seen: seen.fake_logits)
     monkeypatch.setitem(AUGMENTATIONS, "noise", lambda key, images, strength: images)
     config = make_config(changes={"penalties.mine": 0.5, "augment.noise": 0.25})
     checks.check_values(config)
@@ -123,10 +184,32 @@ def test_what_is_for_images_is_refused_for_points(check):
 
 
 def test_fields_that_do_nothing(make_config):
-    unused = checks.unused_fields(make_config("configs/mnist.py:goodfellow"))
-    fields = {"recipe", "discriminator.norm", "lazy_every", "target.value", "inception_weights"}
-    fields |= {f"optimizer.{p}.{b}" for p in ("generator", "discriminator") for b in ("b1", "b2")}
-    assert set(unused) == fields
+    config = make_config("configs/mnist.py:goodfellow")
+    unused = set(checks.unused_fields(config))
+    fields = {"recipe", "lazy_every", "target.value", "inception_weights"}
+    fields |= {"decay_images", "d_augment_probability", "ada_images"}
+    fields |= {field for field in cli.field_types(config) if field.endswith("_end")}
+    for player in ("generator", "discriminator"):
+        numbers = ("b1", "b2", "momentum", "decay")
+        fields |= {f"optimizer.{player}.{number}" for number in numbers}
+    in_networks = {field for field in unused if field.split(".")[0] in checks.PLAYERS}
+    assert unused - in_networks == fields
+    assert {"discriminator.minibatch_stddev", "discriminator.condition"} <= in_networks
+    assert not {"generator.width", "discriminator.depth"} & in_networks
+    changes = {"decay_images": 100, "penalties.r1_end": 1.0, "conditional": True, "ada_target": 0.5}
+    changes |= {"d_augment.color": 1.0, "discriminator.name": "dcgan"}
+    config.update_from_flattened_dict(changes)
+    unused = checks.unused_fields(config)
+    used = {
+        "decay_images",
+        "penalties.r1_end",
+        "lazy_every",
+        "ada_images",
+        "discriminator.condition",
+    }
+    assert not used & set(unused)
+    assert "optimizer.generator.b2_end" in unused  # of sgd, which has no b2
+    assert unused["d_augment_probability"] == "ada_target controls it"
     unused = checks.unused_fields(make_config("configs/ring.py:mescheder"))
     assert {"resolution", "data_dir"} <= set(unused)
     assert not {"lazy_every", "optimizer.generator.b1"} & set(unused)

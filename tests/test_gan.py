@@ -24,13 +24,13 @@ class LinearGenerator(nn.Module):
     shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, latents, train):
+    def __call__(self, latents, labels, train):
         return nn.Dense(self.shape[0])(latents)
 
 
 class LinearDiscriminator(nn.Module):
     @nn.compact
-    def __call__(self, points, train):
+    def __call__(self, points, labels, train):
         return nn.Dense(1)(points)[:, 0]
 
 
@@ -43,13 +43,27 @@ def linear_gan(**changes: Any) -> gans.Gan:
         loss="minimax",
         penalties=(),
         augmentations=(),
+        d_augmentations=(),
+        adaptive=False,
+        num_classes=0,
+        packing=1,
         latent_dim=3,
         batch_size=16,
         accumulate=1,
         d_steps=1,
+        standing_batches=0,
         lazy_every=1,
     )
     return dataclasses.replace(gan, **changes)
+
+
+NUMBERS: dict[str, Any] = {"penalties": {}, "d_augment_probability": 1.0}
+
+
+def examples(real, latents):
+    """One micro-batch, without labels."""
+    keys = jax.random.split(jax.random.key(0), (len(real), 3))
+    return gans.Examples(real, None, latents, keys)
 
 
 def small(make_config, recipe="goodfellow", **changes):
@@ -118,14 +132,13 @@ def test_both_gradients_of_a_linear_gan_by_hand():
     d_params = {"Dense_0": {"kernel": jnp.float32(v[:, None]), "bias": jnp.float32([c])}}
     generator = gans.Player(g_params, {}, ())
     discriminator = gans.Player(d_params, {}, ())
-    data = (jnp.float32(real), jnp.float32(latents))
-    hparams: dict[str, Any] = {"penalties": {}}
+    data = examples(jnp.float32(real), jnp.float32(latents))
     d_grad, _ = jax.grad(
-        lambda p: gans.discriminator_loss(gan, hparams, True, generator, p, {}, *data),
+        lambda p: gans.discriminator_loss(gan, NUMBERS, True, generator, {}, p, {}, data),
         has_aux=True,
     )(d_params)
     g_grad, _ = jax.grad(
-        lambda p: gans.generator_loss(gan, discriminator, p, {}, *data), has_aux=True
+        lambda p: gans.generator_loss(gan, NUMBERS, discriminator, {}, p, {}, data), has_aux=True
     )(g_params)
     np.testing.assert_allclose(d_grad["Dense_0"]["kernel"][:, 0], expected_d[0], rtol=1e-4)
     np.testing.assert_allclose(d_grad["Dense_0"]["bias"][0], expected_d[1], rtol=1e-4)
@@ -146,12 +159,13 @@ def test_update_descends_each_player_on_its_own_loss_one_after_the_other(make_co
     d_real, g_real = (batch["images"].astype(jnp.float32) / 127.5 - 1)[:, 0]
 
     def d_loss(params):
-        return gans.discriminator_loss(
-            gan, state.hparams, True, state.generator, params, {}, d_real, d_latents
-        )[0]
+        seen = examples(d_real, d_latents)
+        numbers = state.hparams
+        return gans.discriminator_loss(gan, numbers, True, state.generator, {}, params, {}, seen)[0]
 
     def g_loss(params):
-        return gans.generator_loss(gan, after.discriminator, params, {}, g_real, g_latents)[0]
+        seen = examples(g_real, g_latents)
+        return gans.generator_loss(gan, state.hparams, after.discriminator, {}, params, {}, seen)[0]
 
     for player, loss in (("discriminator", d_loss), ("generator", g_loss)):
         before = getattr(state, player).params
@@ -174,7 +188,9 @@ def test_update_descends_each_player_on_its_own_loss_one_after_the_other(make_co
 )
 def test_a_player_is_not_touched_by_the_others_descent(make_config, recipe, still, moving):
     _, gan, state = small(make_config, recipe)
-    hparams = {**state.hparams, still: {**state.hparams[still], "learning_rate": jnp.float32(0)}}
+    standing = {**state.hparams[still], "learning_rate": jnp.float32(0)}
+    end = {**state.hparams["end"], still: standing}
+    hparams = {**state.hparams, still: standing, "end": end}
     after, _ = gans.update(gan, state.replace(hparams=hparams), make_batch(gan))
     assert_equal(getattr(after, still).params, getattr(state, still).params)
     changed = jax.tree.map(
@@ -360,20 +376,20 @@ def test_batch_statistics_are_apart_for_real_and_fake_and_change_in_ds_updates_a
     generator, discriminator = state.generator, state.discriminator
     fake, _ = gan.generator.apply(
         {"params": generator.params, **generator.variables},
-        latents, train=True, mutable=["batch_stats"],
+        latents, None, train=True, mutable=["batch_stats"],
     )  # fmt: skip
     variables = discriminator.variables
     for images in (gans.to_float(batch["images"][0, 0]), fake):
         _, variables = gan.discriminator.apply(
             {"params": discriminator.params, **variables},
-            images, train=True, mutable=["batch_stats"],
+            images, None, train=True, mutable=["batch_stats"],
         )  # fmt: skip
     assert_close(after.discriminator.variables, variables, rtol=1e-5)
     # G's move in its own update, by its own latents.
     latents = jax.random.normal(jax.random.split(key, 1)[0], (8, 8))
     _, variables = gan.generator.apply(
         {"params": generator.params, **generator.variables},
-        latents, train=True, mutable=["batch_stats"],
+        latents, None, train=True, mutable=["batch_stats"],
     )  # fmt: skip
     assert_close(after.generator.variables, variables, rtol=1e-5)
 
@@ -387,7 +403,7 @@ def test_d_accuracy_is_of_real_and_fake_alike():
     latents = jnp.array([[1.0, 0, 0], [2, 0, 0], [3, 0, 0], [-1, 0, 0]])
     for points, expected in ((real, (3 + 1) / 8), (-real, (1 + 1) / 8)):
         _, (_, metrics) = gans.discriminator_loss(
-            gan, {"penalties": {}}, True, generator, d_params, {}, points, latents
+            gan, NUMBERS, True, generator, {}, d_params, {}, examples(points, latents)
         )
         assert float(metrics["d_accuracy"]) == expected
 

@@ -16,7 +16,7 @@ import cli
 import data
 import train
 
-ENTRY_POINTS = {"train", "evaluate"}
+ENTRY_POINTS = {"train", "evaluate", "sample"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in [*ROOT.glob("*.py"), *ROOT.glob("configs/*.py")]
@@ -93,12 +93,19 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     )
     small = {"batch_size": 8, "num_steps": 1, "target.metric": "train/d_loss"}
     small |= {"generator.width": 8, "discriminator.width": 8}
-    for recipe, dataset in (("goodfellow", "digits"), ("mescheder", "digits"), ("dcgan", "mnist")):
+    for recipe, dataset in (
+        ("cgan", "digits"),  # momentum
+        ("wgan", "digits"),  # decay
+        ("mescheder", "digits"),
+        ("sngan", "digits"),
+        ("r3gan", "digits"),
+        ("dcgan", "mnist"),
+    ):
         config = make_config(f"configs/digits.py:{recipe}", small | {"dataset": dataset})
         prefixes |= {id(part): path for path, part in groups(config)}
         train.train_and_evaluate(config, tmp_path / recipe)
         train.default_workdir(config, "digits")
-    fields = set(cli._fields(config))
+    fields = set(cli.field_types(config))
     assert fields <= read, fields - read
 
 

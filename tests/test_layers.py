@@ -1,4 +1,6 @@
-"""The three convolution maps against XLA's own, and against each other's gradients."""
+"""The convolution maps against XLA's own and each other's gradients; resampling by the definition."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,64 +8,102 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from layers import Conv, conv, kernel_gradient, transposed_conv
-
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-BIG, SMALL, KERNEL = (
-    jax.random.normal(jax.random.key(i), shape)
-    for i, shape in enumerate([(2, 10, 8, 3), (2, 5, 4, 6), (4, 4, 3, 6)])
+import layers
+from layers import (
+    Conv,
+    average_pool,
+    conv,
+    downsample,
+    grouped_conv,
+    kernel_gradient,
+    minibatch_stddev,
+    repeat_pixels,
+    transposed_conv,
+    upsample,
 )
 
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+BIG, SMALL, EQUAL, KERNEL, ODD_KERNEL = (
+    jax.random.normal(jax.random.key(i), shape)
+    for i, shape in enumerate(
+        [(2, 10, 8, 3), (2, 5, 4, 6), (2, 10, 8, 6), (4, 4, 3, 6), (3, 3, 3, 6)]
+    )
+)
+# Stride, inputs, kernel, outputs.
+CASES = [(2, BIG, KERNEL, SMALL), (1, BIG, ODD_KERNEL, EQUAL), (1, BIG, KERNEL, EQUAL)]
 
-def xla_conv(inputs, kernel):
+
+@pytest.fixture(params=["native", "patches"])
+def kernel_gradients_form(request, monkeypatch):
+    """Both forms of a kernel gradient of stride 1, whatever the sizes."""
+    monkeypatch.setattr(layers, "PATCHES", 0 if request.param == "patches" else np.inf)
+
+
+def xla_conv(inputs, kernel, stride):
     return jax.lax.conv_general_dilated(
-        inputs, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS
+        inputs, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS
     )
 
 
-def xla_transposed_conv(inputs, kernel):
+def xla_transposed_conv(inputs, kernel, stride):
     return jax.lax.conv_transpose(
-        inputs, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True
-    )
+        inputs, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS,
+        transpose_kernel=True,
+    )  # fmt: skip
 
 
-def direct_conv(inputs, kernel):
+def direct_conv(inputs, kernel, stride, shape):
     """By the definition, in float64."""
-    inputs = np.pad(np.asarray(inputs, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    outputs = np.zeros(SMALL.shape)
-    for i in range(SMALL.shape[1]):
-        for j in range(SMALL.shape[2]):
-            window = inputs[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
+    size = len(kernel)
+    before = (size - stride) // 2
+    after = size - stride - before
+    inputs = np.pad(np.asarray(inputs, np.float64), ((0, 0), *[(before, after)] * 2, (0, 0)))
+    outputs = np.zeros(shape)
+    for i in range(shape[1]):
+        for j in range(shape[2]):
+            top, left = stride * i, stride * j
+            window = inputs[:, top : top + size, left : left + size]
             outputs[:, i, j] = np.einsum("bhwc,hwcd->bd", window, np.asarray(kernel, np.float64))
     return outputs
 
 
-def test_values():
-    np.testing.assert_allclose(conv(BIG, KERNEL), direct_conv(BIG, KERNEL), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        transposed_conv(SMALL, KERNEL), xla_transposed_conv(SMALL, KERNEL), rtol=1e-4, atol=1e-5
-    )
+@pytest.mark.parametrize(("stride", "big", "kernel", "small"), CASES)
+def test_values(stride, big, kernel, small):
+    expected = direct_conv(big, kernel, stride, small.shape)
+    np.testing.assert_allclose(conv(big, kernel, stride), expected, rtol=1e-4, atol=1e-5)
+    if stride == 2 or len(kernel) % 2:  # XLA pads an even kernel of stride 1 on the other side
+        np.testing.assert_allclose(
+            transposed_conv(small, kernel, stride),
+            xla_transposed_conv(small, kernel, stride),
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
-def test_the_maps_are_adjoint():
+@pytest.mark.parametrize(("stride", "big", "kernel", "small"), CASES)
+@pytest.mark.usefixtures("kernel_gradients_form")
+def test_the_maps_are_adjoint(stride, big, kernel, small):
     """<conv(x, k), y> = <x, transposed_conv(y, k)> = <k, kernel_gradient(x, y)>."""
-    product = float((conv(BIG, KERNEL) * SMALL).sum())
-    assert float((BIG * transposed_conv(SMALL, KERNEL)).sum()) == pytest.approx(product, rel=1e-4)
-    assert float((KERNEL * kernel_gradient(BIG, SMALL, 4)).sum()) == pytest.approx(
-        product, rel=1e-4
-    )
+    product = pytest.approx(float((conv(big, kernel, stride) * small).sum()), rel=1e-4)
+    assert float((big * transposed_conv(small, kernel, stride)).sum()) == product
+    gradient = kernel_gradient(big, small, len(kernel), stride)
+    assert float((kernel * gradient).sum()) == product
 
 
 @pytest.mark.parametrize(
-    ("ours", "xlas", "inputs"),
+    ("ours", "xlas", "inputs", "stride"),
     [
-        (conv, xla_conv, (BIG, KERNEL)),
-        (transposed_conv, xla_transposed_conv, (SMALL, KERNEL)),
+        (conv, xla_conv, (BIG, KERNEL), 2),
+        (conv, xla_conv, (BIG, ODD_KERNEL), 1),
+        (conv, xla_conv, (BIG, KERNEL), 1),
+        (transposed_conv, xla_transposed_conv, (SMALL, KERNEL), 2),
+        (transposed_conv, xla_transposed_conv, (EQUAL, ODD_KERNEL), 1),
     ],
 )
-def test_gradients_of_every_order_are_xlas(ours, xlas, inputs):
+@pytest.mark.usefixtures("kernel_gradients_form")
+def test_gradients_of_every_order_are_xlas(ours, xlas, inputs, stride):
     def first(function):
-        return jax.grad(lambda x, k: (function(x, k) ** 3).sum(), argnums=(0, 1))
+        return jax.grad(lambda x, k: (function(x, k, stride) ** 3).sum(), argnums=(0, 1))
 
     def second(function):  # as a penalty takes it: the gradient of a gradient's square
         def square(x, k):
@@ -77,30 +117,98 @@ def test_gradients_of_every_order_are_xlas(ours, xlas, inputs):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * scale)
 
 
-def test_the_kernel_gradients_own_gradient():
-    check_grads(lambda x, y: kernel_gradient(x, y, 4), (BIG, SMALL), 2, ["rev"], rtol=1e-2)
+@pytest.mark.parametrize(("stride", "big", "kernel", "small"), CASES)
+@pytest.mark.usefixtures("kernel_gradients_form")
+def test_the_kernel_gradients_own_gradient(stride, big, kernel, small):
+    def gradient(x, y):
+        return kernel_gradient(x, y, len(kernel), stride)
+
+    check_grads(gradient, (big, small), 2, ["rev"], rtol=1e-2)
 
 
 def test_vmap_over_kernels():
     kernels = jnp.stack([KERNEL, 2 * KERNEL, -KERNEL])
-    stacked = jax.vmap(jax.grad(lambda k: (conv(BIG, k) ** 2).sum()))(kernels)
+    stacked = jax.vmap(jax.grad(lambda k: (conv(BIG, k, 2) ** 2).sum()))(kernels)
     for kernel, gradient in zip(kernels, stacked):
-        expected = jax.grad(lambda k: (conv(BIG, k) ** 2).sum())(kernel)
+        expected = jax.grad(lambda k: (conv(BIG, k, 2) ** 2).sum())(kernel)
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_groups_are_convolved_apart(platform, monkeypatch):
+    """Split as on a CPU, and as XLA has it elsewhere: the block-diagonal kernel's convolution."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    inputs, kernel = EQUAL, jax.random.normal(jax.random.key(9), (3, 3, 2, 9))
+    full = jnp.zeros((3, 3, 6, 9))
+    for group in range(3):
+        rows, columns = slice(2 * group, 2 * group + 2), slice(3 * group, 3 * group + 3)
+        full = full.at[:, :, rows, columns].set(kernel[..., columns])
+    outputs = grouped_conv(inputs, kernel, 1, 3)
+    np.testing.assert_allclose(outputs, xla_conv(inputs, full, 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_module(transposed):
     inputs, features = (SMALL, 3) if transposed else (BIG, 6)
-    module = Conv(features, transposed)
+    module = Conv(features, transposed=transposed)
     params = module.init(jax.random.key(2), inputs)["params"]
     assert jax.tree.map(np.shape, params) == {"kernel": (4, 4, 3, 6), "bias": (features,)}
     params["bias"] = jnp.arange(float(features))
-    expected = (transposed_conv if transposed else conv)(inputs, params["kernel"])
+    expected = (transposed_conv if transposed else conv)(inputs, params["kernel"], 2)
     np.testing.assert_allclose(
         module.apply({"params": params}, inputs), expected + np.arange(features), rtol=1e-5
     )
-    assert (
-        "bias"
-        not in Conv(features, transposed, use_bias=False).init(jax.random.key(2), inputs)["params"]
+    plain = Conv(features, transposed=transposed, use_bias=False)
+    assert "bias" not in plain.init(jax.random.key(2), inputs)["params"]
+
+
+def test_a_kernel_of_size_1_is_a_matrix():
+    module = Conv(5, size=1, stride=1, use_bias=False)
+    variables = module.init(jax.random.key(0), BIG)
+    kernel = variables["params"]["kernel"]
+    np.testing.assert_allclose(
+        module.apply(variables, BIG), xla_conv(BIG, kernel, 1), rtol=1e-4, atol=1e-5
     )
+
+
+def filtered(images, kernel, pad, step):
+    """The outer product of a filter with itself, slid over images with zeros outside."""
+    images = np.pad(np.asarray(images, np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(images, (4, 4), axis=(1, 2))
+    return np.einsum("bhwcij,i,j->bhwc", windows, kernel, kernel)[:, ::step, ::step]
+
+
+def test_resampling_is_the_filter_of_the_definition():
+    kernel = np.array([1, 3, 3, 1]) / 8
+    np.testing.assert_allclose(downsample(BIG), filtered(BIG, kernel, 1, 2), rtol=1e-5, atol=1e-6)
+    between = np.zeros((2, 20, 16, 3))
+    between[:, ::2, ::2] = BIG
+    expected = filtered(np.pad(between, ((0, 0), (0, 1), (0, 1), (0, 0))), 2 * kernel, 2, 1)
+    np.testing.assert_allclose(upsample(BIG), expected[:, :20, :16], rtol=1e-5, atol=1e-6)
+    # Each is four times the other's transpose.
+    product = float((downsample(BIG) * SMALL[..., :3]).sum())
+    assert float((BIG * upsample(SMALL[..., :3])).sum()) == pytest.approx(4 * product, rel=1e-4)
+
+
+def test_pooling_and_repeating():
+    pooled = average_pool(BIG)
+    assert pooled.shape == (2, 5, 4, 3)
+    np.testing.assert_allclose(pooled[1, 2, 3], BIG[1, 4:6, 6:8].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(repeat_pixels(BIG)[:, 1::2, ::2], BIG)
+    np.testing.assert_allclose(average_pool(repeat_pixels(BIG)), BIG, rtol=1e-6)
+
+
+def test_minibatch_standard_deviation():
+    images = jax.random.normal(jax.random.key(0), (6, 4, 4, 3))
+    outputs = np.asarray(minibatch_stddev(images, 2))
+    np.testing.assert_array_equal(outputs[..., :3], images)
+    for first in range(3):  # images 0 and 3, 1 and 4, 2 and 5
+        expected = np.std(np.asarray(images)[[first, first + 3]], axis=0).mean()
+        for i in (first, first + 3):
+            np.testing.assert_allclose(outputs[i, ..., 3], expected, rtol=1e-4)
+    whole = minibatch_stddev(images, 100)  # a smaller batch is one group
+    np.testing.assert_allclose(whole[..., 3], np.std(images, axis=0).mean(), rtol=1e-4)
+    equal = functools.partial(minibatch_stddev, group_size=2)
+    assert np.isfinite(jax.grad(lambda x: equal(x).sum())(jnp.ones_like(images))).all()
+    with pytest.raises(ValueError, match="minibatch_stddev=4 does not divide a batch of 6"):
+        minibatch_stddev(images, 4)

@@ -29,6 +29,7 @@ from metrics import (
     high_quality,
     inception_score,
     kernel_distance,
+    label_accuracy,
     memorisation,
     mode_kl,
     nearest_modes,
@@ -632,3 +633,11 @@ def test_density_and_coverage_of_a_perfect_generator_by_simulation(dimension):
     errors = np.std(runs, axis=0)[2:] / math.sqrt(len(runs))
     assert density == pytest.approx(1, abs=4 * errors[0])
     assert coverage == pytest.approx(expected_coverage(60, 40), abs=4 * errors[1])
+
+
+def test_label_accuracy_is_the_share_of_equal_ones():
+    assert label_accuracy(np.array([1, 2, 3, 3]), np.array([1, 2, 3, 0])) == 0.75
+    with pytest.raises(ValueError, match="0 classes"):
+        label_accuracy(np.array([]), np.array([]))
+    with pytest.raises(ValueError, match="2 classes and 3 labels"):
+        label_accuracy(np.zeros(2), np.zeros(3))

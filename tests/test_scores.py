@@ -42,6 +42,29 @@ def test_names_are_those_that_are_logged(judge):
     assert scores.best_metric(judge) == "eval/fd_classifier"
 
 
+def test_a_conditional_gan_is_scored_by_the_labels_it_was_given(make_config):
+    config = make_config(changes={"eval_samples": 200, "conditional": True})
+    judge = scores.make_judge(config, data.load(config))
+    labels = judge.labels(2_000)  # more than there are: the data's shares, again and again
+    shares = [np.bincount(x) / len(x) for x in (labels, judge.dataset.labels)]
+    np.testing.assert_allclose(*shares, atol=0.02)
+    images, right = judge.held_out.images[:200], judge.held_out.labels[:200]
+    wrong = np.where(right == 3, 8, right)
+    of_right, of_wrong = (scores.score(judge, images, given) for given in (right, wrong))
+    assert of_right["label_accuracy_classifier"] > 0.95
+    assert of_wrong["label_accuracy_classifier"] == pytest.approx(
+        of_right["label_accuracy_classifier"] - np.mean(right == 3), abs=0.02
+    )
+    assert of_right["label_accuracy_classifier_class_8"] > 0.9
+    assert of_wrong["label_accuracy_classifier_class_8"] < 0.6
+    # Distances of classes are of the labels: threes among the eights are seen there.
+    name = "fd_classifier_class_8"
+    assert of_wrong[name] > 1.5 * of_right[name]
+    logged = {f"eval/{name}" for name in scores.floor(judge)} | {"eval/memorisation_pixels"}
+    assert "eval/label_accuracy_classifier" in scores.metric_names(judge)
+    assert set(scores.metric_names(judge)) <= logged
+
+
 def test_too_few_samples_are_refused(judge):
     with pytest.raises(ValueError, match="needed"):
         scores.score(judge, judge.dataset.images[:3])
@@ -98,7 +121,7 @@ def test_repeats_of_all_checkpoints(command, tmp_path):
     assert len(line.split()) == 6  # name, score, deviation, floor, perfect, better
     outcome = command("evaluate.py", f"--workdir={tmp_path}", "--step=3")
     assert outcome.code == 2
-    assert "--step=3 has no checkpoint: there are 10, 20, or all" in outcome.err
+    assert "--step=3 has no checkpoint: there are 10, 20" in outcome.err
 
 
 def test_a_score_ends_a_run_when_it_is_good_enough(command, tmp_path):
