@@ -17,6 +17,8 @@ from configs import recipes
 def get_config(recipe: str = "dcgan") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "mnist"
+    if recipe == "r3gan":
+        config.generator.widths, config.discriminator.widths = (128, 64, 16), (64, 32, 8)
     config.num_steps = 20_000 if config.generator.name == "mlp" else 5_000
     config.eval_every = config.num_steps // 2
     return config

@@ -74,7 +74,8 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
     words = [f"--config={PAGE.value}:{name}", f"--workdir={workdir}", f"--config.seed={seed}"]
     words += [f"--config.{change}" for change in SET.value + changes]
     if MINUTES.value:
-        words += [f"--config.num_steps={10**9}", "--config.eval_every=0", "--config.sample_every=0"]
+        words += [f"--config.num_steps={10**9}", "--config.sample_every=0"]
+        words += [f"--config.eval_every={10**9}"]  # never, and what scores need is no mistake
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT)
     try:

@@ -1,0 +1,56 @@
+"""Studies, in a short form: `python studies/recipes.py`."""
+
+import csv
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def study(tmp_path, *words):
+    fixed = ["--seeds=2", f"--out={tmp_path / 'ring.md'}", f"--runs={tmp_path / 'runs'}"]
+    fixed += ["--config=configs/ring.py", "--set=generator.width=8", "--set=eval_samples=100"]
+    return subprocess.run(
+        [sys.executable, "studies/recipes.py", *fixed, *words],
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_recipes_side_by_side(tmp_path):
+    recipes = ["--recipe=goodfellow", "--recipe=mescheder,loss=hinge,penalties.r1=0"]
+    result = study(tmp_path, *recipes, "--set=num_steps=3")
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "ring.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["recipe"].partition(",")[0], row["seed"]) for row in rows] == [
+        ("goodfellow", "0"), ("mescheder", "0"), ("goodfellow", "1"), ("mescheder", "1")
+    ]  # fmt: skip
+    assert all(row["images"] == "384" for row in rows)
+    assert {row["eval/modes"] for row in rows} <= {str(float(i)) for i in range(9)} | set(
+        "012345678"
+    )
+    table = (tmp_path / "ring.md").read_text().splitlines()
+    assert table[0] == "| recipe | seeds | images | seconds | modes | KL | high quality |"
+    assert table[2].startswith("| `goodfellow` | 2 | 384 |")
+    assert table[3].startswith("| `mescheder,loss=hinge,penalties.r1=0` | 2 | 384 |")
+    assert table[4].startswith("| real, held out | | | | 8 |")
+
+    # A second start trains nothing that is there, and what is new.
+    again = study(tmp_path, *recipes, "--set=num_steps=3", "--recipe=mescheder")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("Training in") == 2
+    assert "`mescheder` | 2" in (tmp_path / "ring.md").read_text()
+
+
+def test_equal_time(tmp_path):
+    result = study(tmp_path, "--recipe=goodfellow", "--seeds=1", "--minutes=0.15")
+    assert result.returncode == 0, result.stderr
+    assert "| `goodfellow` | 1 |" in (tmp_path / "ring.md").read_text()
+
+
+def test_a_mistake_ends_it(tmp_path):
+    result = study(tmp_path, "--recipe=nothing")
+    assert result.returncode != 0
+    assert "recipe 'nothing' does not exist" in result.stderr
+    assert not (tmp_path / "ring.md").exists()
