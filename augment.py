@@ -68,14 +68,13 @@ def color(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> j
       [H, W, C].
     Source: Zhao et al. 2020 (DiffAugment), section 3.
     """
-    keys = jax.random.split(key, 4)
-    brightness = jax.random.uniform(keys[1], minval=-0.5, maxval=0.5)
-    saturation = jax.random.uniform(keys[2], maxval=2.0)
-    contrast = jax.random.uniform(keys[3], minval=0.5, maxval=1.5)
+    choice_key, key = jax.random.split(key)
+    low, high = jnp.array([-0.5, 0.0, 0.5]), jnp.array([0.5, 2.0, 1.5])
+    brightness, saturation, contrast = jax.random.uniform(key, (3,), minval=low, maxval=high)
     changed = image + brightness
     changed = _away_from(changed.mean(-1, keepdims=True), saturation, changed)
     changed = _away_from(changed.mean(), contrast, changed)
-    return jnp.where(jax.random.bernoulli(keys[0], probability), changed, image)
+    return jnp.where(jax.random.bernoulli(choice_key, probability), changed, image)
 
 
 def translation(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> jax.Array:
@@ -113,24 +112,23 @@ def geometric(key: jax.Array, image: jax.Array, probability: jax.Array | float) 
     instead of the sym6 wavelet's low-pass filters; and mirrored as often as it takes, not once.
     """
     size = jnp.array(image.shape[:2], jnp.float32)
-    choice_key, *keys = jax.random.split(key, 9)
-    turns = jax.random.randint(keys[1], (), 0, 4)
-    offset = jax.random.uniform(keys[2], (2,), minval=-0.125, maxval=0.125)
-    scale, stretch = (2 ** (0.2 * jax.random.normal(k)) for k in (keys[3], keys[5]))
-    before, after = (jax.random.uniform(k, maxval=2 * jnp.pi) for k in (keys[4], keys[6]))
+    choice_key, uniform_key, normal_key = jax.random.split(key, 3)  # few draws compile faster
+    uniforms, normals = jax.random.uniform(uniform_key, (6,)), jax.random.normal(normal_key, (4,))
+    side, turn, before, after = uniforms[:4]
+    scale, stretch = 2 ** (0.2 * normals[:2])
     maps = (  # of (row, column, 1), from output to input: their inverses are as likely
-        _scaling(1.0, jax.random.rademacher(keys[0], dtype=jnp.float32)),
-        jnp.round(_rotation(jnp.pi / 2 * turns)),
-        _shift(jnp.round(offset * size)),
+        _scaling(1.0, jnp.where(side < 0.5, -1.0, 1.0)),
+        jnp.round(_rotation(jnp.floor(4 * turn) / 4)),
+        _shift(jnp.round((uniforms[4:] - 0.5) / 4 * size)),
         _scaling(scale, scale),
         _rotation(before),
         _scaling(1 / stretch, stretch),
         _rotation(after),
-        _shift(0.125 * jax.random.normal(keys[7], (2,)) * size),
+        _shift(0.125 * normals[2:] * size),
     )
-    probabilities = jnp.full(8, probability)
-    probabilities = probabilities.at[jnp.array([4, 6])].set(1 - jnp.sqrt(1 - probability))
-    chosen = jax.random.bernoulli(choice_key, probabilities)
+    rotates = jnp.array([False, False, False, False, True, False, True, False])
+    chances = jnp.where(rotates, 1 - jnp.sqrt(1 - probability), probability)
+    chosen = jax.random.bernoulli(choice_key, chances)
     matrices = jnp.where(chosen[:, None, None], jnp.stack(maps), jnp.eye(3))
     matrix = functools.reduce(functools.partial(jnp.matmul, precision="highest"), matrices)
     return jnp.where(chosen.any(), _resample(image, matrix), image)
@@ -148,16 +146,17 @@ def chromatic(key: jax.Array, image: jax.Array, probability: jax.Array | float) 
       [H, W, C].
     Source: Karras et al. 2020 (ADA), appendix B.
     """
-    choice_key, *keys = jax.random.split(key, 6)
+    choice_key, uniform_key, normal_key = jax.random.split(key, 3)
     colorful = image.shape[-1] == 3
-    chosen = jax.random.bernoulli(choice_key, probability, (5,)) & jnp.array(
-        [True, True, colorful, colorful, colorful]
-    )
-    brightness = jnp.where(chosen[0], 0.2 * jax.random.normal(keys[0]), 0.0)
-    contrast = jnp.where(chosen[1], 2 ** (0.5 * jax.random.normal(keys[1])), 1.0)
-    sign = jnp.where(chosen[2], jax.random.rademacher(keys[2], dtype=jnp.float32), 1.0)
-    hue = jnp.where(chosen[3], jax.random.uniform(keys[3], maxval=2 * jnp.pi), 0.0)
-    saturation = jnp.where(chosen[4], 2 ** jax.random.normal(keys[4]), 1.0)
+    apply = jnp.array([True, True, colorful, colorful, colorful])
+    chosen = apply & jax.random.bernoulli(choice_key, probability, (5,))
+    side, turn = jax.random.uniform(uniform_key, (2,))
+    normals = jax.random.normal(normal_key, (3,))
+    brightness = jnp.where(chosen[0], 0.2 * normals[0], 0.0)
+    contrast = jnp.where(chosen[1], 2 ** (0.5 * normals[1]), 1.0)
+    sign = jnp.where(chosen[2] & (side < 0.5), -1.0, 1.0)
+    hue = jnp.where(chosen[3], 2 * jnp.pi * turn, 0.0)
+    saturation = jnp.where(chosen[4], 2 ** normals[2], 1.0)
     changed = contrast * (image + brightness)
     if colorful:
         luma = changed.mean(-1, keepdims=True)
@@ -194,7 +193,7 @@ def cutout(key: jax.Array, image: jax.Array, probability: jax.Array | float) -> 
       probability: 0 to 1.
     Returns:
       [H, W, C].
-    Source: Zhao et al. 2020 (DiffAugment), section 3; the same in Karras et al. 2020 (ADA).
+    Source: Zhao et al. 2020 (DiffAugment), section 3; also in Karras et al. 2020 (ADA), appendix B.
     """
     choice_key, centre_key = jax.random.split(key)
     shape = jnp.array(image.shape[:2])
@@ -271,16 +270,16 @@ def _away_from(centre: jax.Array, factor: jax.Array, image: jax.Array) -> jax.Ar
 
 
 def _scaling(rows: jax.Array | float, columns: jax.Array | float) -> jax.Array:
-    return jnp.diag(jnp.array([rows, columns, 1.0]))
+    return jnp.array([[rows, 0.0, 0.0], [0.0, columns, 0.0], [0.0, 0.0, 1.0]])
 
 
-def _rotation(angle: jax.Array) -> jax.Array:
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return jnp.eye(3).at[:2, :2].set(jnp.array([[cos, -sin], [sin, cos]]))
+def _rotation(turns: jax.Array) -> jax.Array:
+    cos, sin = jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns)
+    return jnp.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _shift(offset: jax.Array) -> jax.Array:
-    return jnp.eye(3).at[:2, 2].set(offset)
+    return jnp.array([[1.0, 0.0, offset[0]], [0.0, 1.0, offset[1]], [0.0, 0.0, 1.0]])
 
 
 def _resample(image: jax.Array, matrix: jax.Array) -> jax.Array:

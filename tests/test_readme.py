@@ -38,7 +38,7 @@ def test_commands(command, tmp_path, request):
         request.getfixturevalue("tfds_data")
     words = shlex.split(command)[1:]
     short = ["--config.num_steps=3", f"--workdir={tmp_path / 'run'}"]
-    if words[0] == "evaluate.py":  # of a short run, or of a folder with some images
+    if words[0] in ("evaluate.py", "sample.py"):  # of a short run, or of a folder with some images
         result = run("train.py", "--config=configs/digits.py", *short)
         assert result.returncode == 0, result.stderr
         (tmp_path / "images").mkdir()
@@ -46,7 +46,9 @@ def test_commands(command, tmp_path, request):
             image = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
             Image.fromarray(image).save(tmp_path / f"images/{i}.png")
         words = [word.replace("FOLDER", str(tmp_path / "images")) for word in words]
+    if words[0] in ("evaluate.py", "sample.py"):
         words = [word.replace("runs/demo", str(tmp_path / "run")) for word in words]
+        words = [word.replace("samples.png", str(tmp_path / "samples.png")) for word in words]
     elif "--describe" not in words:
         words += short
     result = run(*words)
