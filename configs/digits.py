@@ -23,7 +23,7 @@ def get_config(recipe: str = "mescheder") -> ConfigDict:
         for name in ("r1", "r2"):
             config.penalties[name] = 0.3
     if config.generator.name == "resnet":
-        config.generator.width = config.discriminator.width = 32
+        config.generator.width = config.discriminator.width = 16
     config.num_steps = 8_000
     config.eval_every = 2_000
     return config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import pytest
 
@@ -12,29 +14,31 @@ import scores
 import train
 from configs.recipes import RECIPES
 
-# Steps, and the fd_classifier of 500 samples that every seed falls below. Measured over seeds 0 to 4:
-# the worst of them, with a third more; docs/recipes.md has what they reach in longer runs.
+SEEDS = 3 if sys.version_info < (3, 12) else 1  # CI has an older Python, too: once is enough
+
+# Steps, and the fd_classifier of 500 samples below which they bring every seed: what the worst of
+# three seeds had, and a third more. docs/recipes.md has the figures.
 LEARNS = {
     "goodfellow": (1500, 60),
-    "cgan": (1500, 30),
-    "dcgan": (500, 30),
+    "cgan": (1500, 20),
+    "dcgan": (500, 25),
     "lsgan": (500, 30),
-    "acgan": (400, 30),
+    "acgan": (400, 20),
     "wgan": (800, 110),
-    "wgan_gp": (40, 60),
-    "dragan": (1200, 80),
-    "mescheder": (600, 40),
-    "optimistic": (1200, 80),
-    "sngan": (60, 60),
-    "projection": (60, 60),
-    "zero_centred": (400, 30),
-    "pacgan": (500, 30),
-    "ragan": (500, 30),
-    "diffaugment": (100, 60),
-    "ada": (400, 30),
-    "bcr": (100, 50),
-    "lecam": (100, 50),
-    "r3gan": (800, 20),
+    "wgan_gp": (300, 35),
+    "dragan": (1200, 65),
+    "mescheder": (600, 30),
+    "optimistic": (1200, 65),
+    "sngan": (250, 35),
+    "projection": (250, 35),
+    "zero_centred": (400, 20),
+    "pacgan": (500, 25),
+    "ragan": (500, 25),
+    "diffaugment": (600, 35),
+    "ada": (400, 16),
+    "bcr": (400, 30),
+    "lecam": (500, 30),
+    "r3gan": (1600, 16),
 }
 
 
@@ -66,7 +70,7 @@ def distances(config, seed, steps):
 def test_it_learns_the_digits(recipe, make_config):
     steps, limit = LEARNS[recipe]
     config = make_config(f"configs/digits.py:{recipe}", {"eval_samples": 500})
-    for seed in range(3):
+    for seed in range(SEEDS):
         before, after = distances(config, seed, steps)
         print(f"{recipe}, seed {seed}: {before:.3g} to {after:.3g} in {steps} steps")
         assert after < before / 2
