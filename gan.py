@@ -276,9 +276,9 @@ def update(
       The next state, and float32 scalars by name: `d_loss`, `g_loss`, `d_accuracy` (share of real
       and fake images that D tells right), `d_real_logit`, `d_fake_logit` (their means),
       `d_grad_norm`, `g_grad_norm`, each penalty; `d_class_loss`, `g_class_loss` of an auxiliary
-      classifier; `ada_probability`.
+      classifier; of ADA `d_real_sign` and `ada_probability`.
     """
-    progress = state.step * gan.batch_size / jnp.maximum(state.hparams["decay_images"], 1)
+    progress = state.step * (gan.batch_size / jnp.maximum(state.hparams["decay_images"], 1))
     last = state.hparams["end"]
     numbers = scheduled({name: state.hparams[name] for name in last}, last, progress)
     key, *d_keys = jax.random.split(jax.random.fold_in(state.key, state.step), gan.d_steps + 1)
@@ -338,8 +338,8 @@ def discriminator_loss(
     fake = pack(jax.lax.stop_gradient(fake), gan.packing)
     real_keys, fake_keys, penalty_keys = _packed_keys(gan, examples)
     look = partial(_look, gan, _probability(gan, numbers, aux), examples.labels, params)
-    on_real, new_variables = look(variables, real_keys, real)
-    on_fake, new_variables = look(new_variables, fake_keys, fake)
+    on_real, after_real = look(variables, real_keys, real)
+    on_fake, after_fake = look(after_real, fake_keys, fake)
     d_losses, _ = LOSSES[gan.loss](on_real.logits, on_fake.logits)
     loss = d_losses.mean()
     real_accuracy, fake_accuracy = jnp.mean(on_real.logits > 0), jnp.mean(on_fake.logits < 0)
@@ -360,7 +360,7 @@ def discriminator_loss(
         on_real.logits,
         on_fake.logits,
         lambda images: look(variables, real_keys, images)[0].logits,
-        lambda images: look(variables, fake_keys, images)[0].logits,
+        lambda images: look(after_real, fake_keys, images)[0].logits,
         penalty_keys,
         aux.get("lecam", {}),
     )
@@ -368,7 +368,7 @@ def discriminator_loss(
         penalty = PENALTIES[name](seen).mean()
         loss += gan.lazy_every * numbers["penalties"][name] * penalty
         metrics[name] = penalty
-    return loss, (new_variables, metrics)
+    return loss, (after_fake, metrics)
 
 
 def generator_loss(

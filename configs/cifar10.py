@@ -11,6 +11,9 @@ from configs import recipes
 def get_config(recipe: str = "dcgan") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "cifar10"
+    if recipe == "r3gan":
+        config.generator.widths = (128, 64, 32, 16)
+        config.discriminator.widths = (128, 64, 32, 16)
     config.num_steps = 20_000
     config.eval_every = 5_000
     return config

@@ -21,6 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -46,7 +47,7 @@ SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each recipe.")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of the seeds.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of every run; several times.")
 MINUTES = flags.DEFINE_float(
-    "minutes", None, "The whole command of each run; without it num_steps."
+    "minutes", None, "Of each run, from when it begins to train; without it num_steps."
 )
 
 
@@ -76,17 +77,23 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
     if MINUTES.value:
         words += [f"--config.num_steps={10**9}", "--config.sample_every=0"]
         words += [f"--config.eval_every={10**9}"]  # never, and what scores need is no mistake
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    # SIGTERM is an orderly stop: the state is saved.
+    stop = threading.Timer(60 * (MINUTES.value or 0), process.terminate)
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT)
     try:
-        code = process.wait(60 * MINUTES.value if MINUTES.value else None)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)  # an orderly stop: the state is saved
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            if line.startswith("Training in"):
+                start = time.perf_counter()
+                if MINUTES.value:
+                    stop.start()
         code = process.wait() % (128 + signal.SIGTERM)
-    except BaseException:
+    finally:
+        stop.cancel()
         process.terminate()
-        process.wait()
-        raise
     if code:
         raise SystemExit(f"{recipe}, seed {seed}: train.py ended with exit code {code}")
     seconds = time.perf_counter() - start

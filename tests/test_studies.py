@@ -44,7 +44,7 @@ def test_recipes_side_by_side(tmp_path):
 
 
 def test_equal_time(tmp_path):
-    result = study(tmp_path, "--recipe=goodfellow", "--seeds=1", "--minutes=0.15")
+    result = study(tmp_path, "--recipe=goodfellow", "--seeds=1", "--minutes=0.2")
     assert result.returncode == 0, result.stderr
     assert "| `goodfellow` | 1 |" in (tmp_path / "ring.md").read_text()
 
