@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -75,6 +76,7 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
     words = [f"--config={PAGE.value}:{name}", f"--workdir={workdir}", f"--config.seed={seed}"]
     words += [f"--config.{change}" for change in SET.value + changes]
     if MINUTES.value:
+        shutil.rmtree(workdir, ignore_errors=True)  # a run that was cut off has had its time
         words += [f"--config.num_steps={10**9}", "--config.sample_every=0"]
         words += [f"--config.eval_every={10**9}"]  # never, and what scores need is no mistake
     process = subprocess.Popen(

@@ -607,8 +607,8 @@ def test_mistakes(call, message):
 
 
 def test_table():
-    names = "fd kd inception_score precision recall density coverage modes mode_kl memorisation"
-    assert list(METRICS) == [*names.split(), "high_quality", "relative_deviation"]
+    names = "fd kd inception_score precision recall density coverage modes mode_kl label_accuracy"
+    assert list(METRICS) == [*names.split(), "memorisation", "high_quality", "relative_deviation"]
     for metric in METRICS.values():
         assert metric.better in ("lower", "higher") or isinstance(metric.better, float)
         if isinstance(metric.better, float):

@@ -71,7 +71,8 @@ def test_a_run_and_its_folder(command, tmp_path):
     log = rows(workdir)
     assert [row["step"] for row in log] == [10, 20, 25]
     assert [row["images"] for row in log] == [160, 320, 400]
-    metrics = {"d_loss", "g_loss", "d_accuracy", "d_grad_norm", "g_grad_norm", "r1"}
+    metrics = {"d_loss", "g_loss", "d_accuracy", "d_real_logit", "d_fake_logit"}
+    metrics |= {"d_grad_norm", "g_grad_norm", "r1"}
     assert set(log[0]) == {"step", "images", "seconds", *(f"train/{name}" for name in metrics)}
     assert all(np.isfinite(value) for row in log for value in row.values())
 
@@ -333,10 +334,10 @@ MISTAKES = {
     "no file": (("--config=configs/nope.py",), "configs/nope.py does not exist"),
     "no recipe": (
         ("--config=configs/digits.py:goodfelow",),
-        "recipe 'goodfelow' does not exist: choose from goodfellow, mescheder, dcgan",
+        "recipe 'goodfelow' does not exist: choose from goodfellow, cgan, dcgan",
     ),
     "mistyped field": (("--config.optimizer.generator.learning_rat=1",), "did you mean optimizer.generator.learning_rate?"),
-    "unknown field": (("--config.zzz=1",), "there are accumulate, augment.crop"),
+    "unknown field": (("--config.zzz=1",), "there are accumulate, ada_images"),
     "a group": (("--config.target=1",), "set one of target.metric, target.value"),
     "wrong type": (("--config.batch_size=1.5",), "--config.batch_size takes int, not '1.5'"),
     "wrong type in a placeholder": (("--config.generator.width=wide",), "takes int, not 'wide'"),
@@ -359,7 +360,7 @@ MISTAKES = {
     "unknown loss": (("--config.loss=x",), "loss='x' does not exist: choose from minimax, non_saturating"),
     "unknown model": (("--config.generator.name=x",), "generator.name='x' does not exist: choose from mlp, dcgan"),
     "unknown norm": (("--config.discriminator.name=dcgan", "--config.discriminator.norm=x"), "batch or none"),
-    "unknown optimiser": (("--config.optimizer.generator.name=x",), "choose from sgd, adam"),
+    "unknown optimiser": (("--config.optimizer.generator.name=x",), "choose from sgd, momentum"),
     "unknown data set": (("--config.dataset=mnits",), "did you mean mnist?"),
     "a data set elsewhere": (("--config.dataset=huggingface:x/y",), "does not exist"),
     "no folder": (("--config.dataset=folder:/nowhere",), "there is no such folder"),
@@ -373,7 +374,7 @@ MISTAKES = {
         ("--config=configs/digits.py:goodfellow", "--config.optimizer.generator.b1=0.5"),
         "optimizer.generator.b1 does nothing here: sgd has no such number",
     ),
-    "norm of an mlp": (("--config.discriminator.norm=none",), "does nothing here: mlp has depth, width"),
+    "blocks of an mlp": (("--config.discriminator.blocks=2",), "does nothing here: mlp has condition, depth, norm"),
     "lazy without penalty": (
         ("--config=configs/digits.py:goodfellow", "--config.lazy_every=4"), "no penalty is on"),
     "recipe as a field": (("--config.recipe=dcgan",), "choose one with --config=FILE:RECIPE"),
@@ -668,7 +669,7 @@ def test_digits_are_learnt(make_config, tmp_path):
 
     def distance(state: gans.GanState) -> float:
         latents = gans.draw_latents(gan, jax.random.key(5), 1_000)
-        fake = np.asarray(train.sample(gan, state, latents)).reshape(1_000, -1) / 255
+        fake = np.asarray(train.sample(gan, state.average, latents)).reshape(1_000, -1) / 255
         return float(
             np.abs(fake.mean(0) - real.mean(0)).mean() + np.abs(fake.std(0) - real.std(0)).mean()
         )
