@@ -152,6 +152,22 @@ def load_config(path: str) -> ConfigDict:
     return config.lock()
 
 
+def with_overrides(config: ConfigDict, words: list[str]) -> ConfigDict:
+    """The config changed by words such as --config.loss=hinge, as on a command line.
+
+    Raises:
+      app.UsageError: a field does not exist, or takes no such value.
+    """
+    _check_fields(config, words)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+    try:
+        values(["", *words])
+    except flags.Error as error:
+        raise app.UsageError(_explain(error, config)) from error
+    return config
+
+
 def restore_config(values: dict[str, Any]) -> ConfigDict:
     """The config of a run; fields that its snapshot lacks are as by default.
 

@@ -7,28 +7,36 @@
     python studies/recipes.py --config=configs/stacked_mnist.py --recipe=r3gan \\
         --recipe=r3gan,loss=non_saturating --recipe=r3gan,penalties.r2=0 --seeds=1 --out=stacked.md
 
-Nothing here trains: each run is the command that anyone would type, in a folder of its own, and so
-is its evaluation. Beside the table, a CSV file has a line a run; a second start of the same command
-goes on where the first has stopped.
+Each run is what `train.py` would make of the same fields, in a folder of its own, its scores beside
+it. A second start of the same command goes on where the first has stopped; several at once, of
+other recipes or seeds, share a machine, and a last one that names them all writes the table, and a
+CSV file with a line a run.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
+import jax
 from absl import app, flags
+from ml_collections import ConfigDict
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import checks  # noqa: E402
+import cli  # noqa: E402
+import scores  # noqa: E402
+import train  # noqa: E402
+
 NAMES = {
     "eval/modes": "modes",
     "eval/mode_kl": "KL",
@@ -37,6 +45,7 @@ NAMES = {
     "eval/precision_classifier": "precision",
     "eval/recall_classifier": "recall",
 }
+NEVER = 10**9
 
 PAGE = flags.DEFINE_string("config", None, "A config page, such as configs/ring.py.", required=True)
 RECIPES = flags.DEFINE_multi_string(
@@ -48,7 +57,7 @@ SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each recipe.")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of the seeds.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of every run; several times.")
 MINUTES = flags.DEFINE_float(
-    "minutes", None, "Of each run, from when it begins to train; without it num_steps."
+    "minutes", None, "Of each run, from the end of its first step on; without it num_steps."
 )
 
 
@@ -57,77 +66,80 @@ def main(argv: list[str]) -> None:
     out = Path(OUT.value).absolute()
     if not out.parent.is_dir():
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
-    table = out.with_suffix(".csv")
-    rows = read(table)
-    for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
-        for recipe in RECIPES.value:
-            if not any((row["recipe"], row["seed"]) == (recipe, str(seed)) for row in rows):
-                rows.append(train_and_score(recipe, seed))
-                write(table, rows)
-                print(rows[-1], flush=True)
+    for recipe in RECIPES.value:
+        read_config(recipe, 0)  # no mistake waits for its turn
+    rows = []
+    for recipe in RECIPES.value:  # seeds share a compiled step
+        for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
+            rows.append(train_and_score(recipe, seed))
+            print(rows[-1], flush=True)
+    write(out.with_suffix(".csv"), rows)
     out.write_text(markdown(rows))
 
 
-def train_and_score(recipe: str, seed: int) -> dict[str, str]:
-    """One run and its evaluation, as a line of the table."""
+def read_config(recipe: str, seed: int) -> ConfigDict:
+    """The config of a run.
+
+    Raises:
+      app.UsageError: a field or a value is impossible.
+    """
     name, *changes = recipe.split(",")
-    folder = "-".join([Path(PAGE.value).stem, *recipe.split(","), str(seed)])
-    workdir = Path(RUNS.value).absolute() / folder
-    words = [f"--config={PAGE.value}:{name}", f"--workdir={workdir}", f"--config.seed={seed}"]
-    words += [f"--config.{change}" for change in SET.value + changes]
+    changes = [f"seed={seed}", *SET.value, *changes]
+    if MINUTES.value:
+        changes += [f"num_steps={NEVER}", f"eval_every={NEVER}", "sample_every=0"]
+    page = f"{PAGE.value}:{name}"
+    config = cli.with_overrides(cli.load_config(page), [f"--config.{c}" for c in changes])
+    checks.check_values(config)
+    fields = [change.partition("=")[0] for change in changes]
+    checks.check_use(config, cli.load_config(page), fields)
+    return config
+
+
+def train_and_score(recipe: str, seed: int) -> dict[str, str]:
+    """One run and its scores, as a line of the table; what an earlier start has done is read."""
+    workdir = Path(RUNS.value) / "-".join([Path(PAGE.value).stem, *recipe.split(","), str(seed)])
+    result = workdir.with_name(f"{workdir.name}.json")
+    if result.exists():
+        return json.loads(result.read_text())
     if MINUTES.value:
         shutil.rmtree(workdir, ignore_errors=True)  # a run that was cut off has had its time
-        words += [f"--config.num_steps={10**9}", "--config.sample_every=0"]
-        words += [f"--config.eval_every={10**9}"]  # never, and what scores need is no mistake
-    process = subprocess.Popen(
-        [sys.executable, "-u", "train.py", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    # SIGTERM is an orderly stop: the state is saved.
-    stop = threading.Timer(60 * (MINUTES.value or 0), process.terminate)
-    start = time.perf_counter()
-    try:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            if line.startswith("Training in"):
-                start = time.perf_counter()
-                if MINUTES.value:
-                    stop.start()
-        code = process.wait() % (128 + signal.SIGTERM)
-    finally:
-        stop.cancel()
-        process.terminate()
-    if code:
-        raise SystemExit(f"{recipe}, seed {seed}: train.py ended with exit code {code}")
-    seconds = time.perf_counter() - start
-    words = [f"--workdir={workdir}", "--json"]
-    scored = subprocess.run(
-        [sys.executable, "evaluate.py", *words], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )
-    scores = json.loads(scored.stdout.splitlines()[-1])
-    batch_size = json.loads((workdir / "config.json").read_text())["batch_size"]
-    found = {name: scores[name] for name in (*NAMES, *map(floor, NAMES)) if name in scores}
+    asked: list[float] = []  # when the loop has asked: before the first step, and after each
+
+    def stop() -> bool:
+        asked.append(time.perf_counter())
+        in_training = asked[-1] - asked[min(1, len(asked) - 1)]
+        return MINUTES.value is not None and in_training > 60 * MINUTES.value
+
+    config = read_config(recipe, seed)
+    state = train.train_and_evaluate(config, workdir, stop=stop)
+    _, gan, _ = train.prepare(config)
+    eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
+    found = scores.evaluate(make_judge(config.conditional), gan, state.average, eval_key)
     row = {
         "recipe": recipe,
         "seed": seed,
-        "images": scores["step"] * batch_size,
-        "seconds": round(seconds),
-        "samples": int(scores["eval/num_samples"]),
-        **found,
+        "images": int(state.step) * config.batch_size,
+        "seconds": round(asked[-1] - asked[0]),
+        "samples": int(found["eval/num_samples"]),
+        **{name: found[name] for name in (*NAMES, *map(floor, NAMES)) if name in found},
     }
-    return {name: str(value) for name, value in row.items()}
+    row = {name: str(value) for name, value in row.items()}
+    result.write_text(json.dumps(row))
+    return row
+
+
+@functools.cache
+def make_judge(conditional: bool) -> scores.Judge:
+    """What all runs are compared with: it reads the data, and looks at it, once."""
+    config = next(
+        config for r in RECIPES.value if (config := read_config(r, 0)).conditional == conditional
+    )
+    return train.prepare(config)[2]
 
 
 def floor(name: str) -> str:
     """What a score of held-out real examples is called."""
     return name.replace("eval/", "eval/floor_")
-
-
-def read(table: Path) -> list[dict[str, str]]:
-    """The runs so far."""
-    if not table.exists():
-        return []
-    with table.open() as file:
-        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def write(table: Path, rows: list[dict[str, str]]) -> None:
@@ -182,4 +194,4 @@ def spread(values: list[float], form: str = ".3g") -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)
