@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 PATCHES = (
-    50e6  # bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at
+    10e6  # bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at
 )
 CHUNK = 4  # images whose patches stay in a CPU's cache
 
