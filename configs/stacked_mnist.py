@@ -1,9 +1,11 @@
 """Stacked MNIST: three digits as the channels of an image, 28x28, 1,000 modes to be found.
 
-python train.py --config=configs/stacked_mnist.py
+    python train.py --config=configs/stacked_mnist.py
 
 Scored as PacGAN does (Lin et al. 2018): the modes that 26,000 samples show, and the KL divergence
 of their classes from the data's, whose floor at so many is 0.019.
+R3GAN's game is played between dcgan's networks, D's without normalisation, which a CPU trains
+several times faster than residual blocks at 28 pixels.
 """
 
 from ml_collections import ConfigDict
@@ -15,15 +17,16 @@ def get_config(recipe: str = "r3gan") -> ConfigDict:
     config = mnist.get_config(recipe)
     config.dataset = "stacked_mnist"
     if recipe == "r3gan":
-        config.num_steps = 40_000
-        config.eval_every = 5_000
-        config.generator.widths = (128, 64, 16)
-        config.discriminator.widths = (128, 32, 8)
-        config.decay_images = 2_500_000
+        config.num_steps = 20_000
+        config.eval_every = 4_000
+        for player in recipes.PLAYERS:
+            config[player].update({"name": "dcgan", "widths": None, "blocks": None, "width": 48})
+        config.discriminator.norm = "none"
+        config.decay_images = 1_200_000
         for player in recipes.PLAYERS:
             config.optimizer[player].learning_rate_end = 1e-4
         for name in ("r1", "r2"):
-            config.penalties[f"{name}_end"] = 0.1
+            config.penalties[f"{name}_end"] = 0.2
         config.ema_half_life_end = 50_000.0
     config.eval_samples = 26_000
     config.best_metric = "eval/mode_kl"
