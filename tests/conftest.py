@@ -24,6 +24,10 @@ import cli
 
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 4)  # for meshes
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+if worker and hasattr(os, "sched_setaffinity"):  # a core each: XLA's threads would fight for all
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 os.chdir(ROOT)  # commands name configs relative to it
 
 

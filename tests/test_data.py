@@ -436,7 +436,7 @@ def test_damaged_prepared_data_is_named(load, serve):
 
 
 @pytest.mark.alone
-def test_real_mnist_is_read_in_8_seconds(load, tfds_data: Path, tmp_path, monkeypatch):
+def test_real_mnist_is_read_about_as_fast_as_pillow_decodes_it(load, tfds_data: Path, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     start = time.perf_counter()
     dataset = load("mnist", data_dir=str(tfds_data))
@@ -452,8 +452,15 @@ def test_real_mnist_is_read_in_8_seconds(load, tfds_data: Path, tmp_path, monkey
     load("mnist", data_dir=str(tfds_data))
     warm = time.perf_counter() - start
     assert warm < cold / 2
-    print(f"cold {cold:.1f} s, warm {warm:.2f} s")
-    assert cold < 8
+    files = [io.BytesIO() for _ in range(6_000)]
+    for file, image in zip(files, dataset.images):
+        Image.fromarray(image[..., 0]).save(file, "PNG")
+    start = time.perf_counter()
+    for file in files:
+        np.asarray(Image.open(file))
+    decoded = (time.perf_counter() - start) * len(dataset.images) / len(files)
+    print(f"cold {cold:.1f} s, warm {warm:.2f} s, Pillow {decoded:.1f} s")
+    assert cold < 4 * decoded  # the import of TFDS is a part of it
 
 
 @pytest.mark.parametrize(

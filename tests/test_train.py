@@ -152,7 +152,7 @@ def test_killed_and_started_again(tmp_path):
     """SIGKILL between two checkpoints: the same command ends with the same bits."""
     arguments = [
         sys.executable, "train.py", "--config=configs/digits.py", "--config.batch_size=16",
-        "--config.num_steps=4000", "--config.checkpoint_every=500", "--config.log_every=250",
+        "--config.num_steps=1600", "--config.checkpoint_every=200", "--config.log_every=100",
     ]  # fmt: skip
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     subprocess.run(
@@ -160,7 +160,7 @@ def test_killed_and_started_again(tmp_path):
     )
     command = [*arguments, f"--workdir={tmp_path / 'killed'}"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    wait_for(lambda: (tmp_path / "killed" / "checkpoints" / "1000").is_dir(), process)
+    wait_for(lambda: (tmp_path / "killed" / "checkpoints" / "400").is_dir(), process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
