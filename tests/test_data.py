@@ -436,7 +436,9 @@ def test_damaged_prepared_data_is_named(load, serve):
 
 
 @pytest.mark.alone
-def test_real_mnist_is_read_about_as_fast_as_pillow_decodes_it(load, tfds_data: Path, tmp_path, monkeypatch):
+def test_real_mnist_is_read_about_as_fast_as_pillow_decodes_it(
+    load, tfds_data: Path, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     start = time.perf_counter()
     dataset = load("mnist", data_dir=str(tfds_data))
