@@ -96,7 +96,10 @@ def read_config(recipe: str, seed: int) -> ConfigDict:
 
 
 def train_and_score(recipe: str, seed: int) -> dict[str, str]:
-    """One run and its scores, as a line of the table; what an earlier start has done is read."""
+    """One run and its scores, as a line of the table; what an earlier start has done is read.
+
+    Its `seconds` are of training after the first step: of the last start, where there were several.
+    """
     workdir = Path(RUNS.value) / "-".join([Path(PAGE.value).stem, *recipe.split(","), str(seed)])
     result = workdir.with_name(f"{workdir.name}.json")
     if result.exists():
@@ -119,7 +122,7 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
         "recipe": recipe,
         "seed": seed,
         "images": int(state.step) * config.batch_size,
-        "seconds": round(asked[-1] - asked[0]),
+        "seconds": round(asked[-1] - asked[min(1, len(asked) - 1)]),
         "samples": int(found["eval/num_samples"]),
         **{name: found[name] for name in (*NAMES, *map(floor, NAMES)) if name in found},
     }
