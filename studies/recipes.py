@@ -5,7 +5,8 @@
     python studies/recipes.py --config=configs/mnist.py --recipe=dcgan --recipe=r3gan \\
         --minutes=10 --seeds=3 --out=mnist.md
     python studies/recipes.py --config=configs/stacked_mnist.py --recipe=r3gan \\
-        --recipe=r3gan,loss=non_saturating --recipe=r3gan,penalties.r2=0 --seeds=1 --out=stacked.md
+        --recipe=r3gan,loss=non_saturating --recipe=r3gan,penalties.r2=0,penalties.r2_end=0 \\
+        --seeds=1 --out=stacked.md
 
 Each run is what `train.py` would make of the same fields, in a folder of its own, its scores beside
 it. A second start of the same command goes on where the first has stopped; several at once, of
