@@ -85,9 +85,9 @@ def read_config(recipe: str, seed: int) -> ConfigDict:
       app.UsageError: a field or a value is impossible.
     """
     name, *changes = recipe.split(",")
-    changes = [f"seed={seed}", *SET.value, *changes]
+    changes = [f"seed={seed}", f"eval_every={NEVER}", *SET.value, *changes]  # scored at its end
     if MINUTES.value:
-        changes += [f"num_steps={NEVER}", f"eval_every={NEVER}", "sample_every=0"]
+        changes += [f"num_steps={NEVER}", "sample_every=0"]
     page = f"{PAGE.value}:{name}"
     config = cli.with_overrides(cli.load_config(page), [f"--config.{c}" for c in changes])
     checks.check_values(config)
