@@ -18,9 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-PATCHES = (
-    10e6  # bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at
-)
+# Bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at.
+PATCHES = 10e6
 CHUNK = 4  # images whose patches stay in a CPU's cache
 
 

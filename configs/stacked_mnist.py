@@ -17,17 +17,18 @@ def get_config(recipe: str = "r3gan") -> ConfigDict:
     config = mnist.get_config(recipe)
     config.dataset = "stacked_mnist"
     if recipe == "r3gan":
-        config.num_steps = 20_000
-        config.eval_every = 4_000
+        config.num_steps = 40_000
+        config.eval_every = 8_000
         for player in recipes.PLAYERS:
             config[player].update({"name": "dcgan", "widths": None, "blocks": None, "width": 48})
         config.discriminator.norm = "none"
-        config.decay_images = 1_200_000
+        config.decay_images = 2_400_000
         for player in recipes.PLAYERS:
+            config.optimizer[player].learning_rate = 2e-3
             config.optimizer[player].learning_rate_end = 1e-4
         for name in ("r1", "r2"):
             config.penalties[f"{name}_end"] = 0.2
-        config.ema_half_life_end = 50_000.0
+        config.ema_half_life_end = 100_000.0
     config.eval_samples = 26_000
     config.best_metric = "eval/mode_kl"
     return config
