@@ -8,10 +8,10 @@
         --recipe=r3gan,loss=non_saturating --recipe=r3gan,penalties.r2=0,penalties.r2_end=0 \\
         --seeds=1 --out=stacked.md
 
-Each run is what `train.py` would make of the same fields, in a folder of its own, its scores beside
-it. A second start of the same command goes on where the first has stopped; several at once, of
-other recipes or seeds, share a machine, and a last one that names them all writes the table, and a
-CSV file with a line a run.
+Each run is what `train.py` would make of the same fields, in a folder of its own, scored once, at
+its end (`--set=eval_every=1000` scores it on the way, too). A second start of the same command goes
+on where the first has stopped; several at once, of other recipes or seeds, share a machine, and a
+last one that names them all writes the table, and a CSV file with a line a run.
 """
 
 from __future__ import annotations
