@@ -1,17 +1,21 @@
-# make demo: a GAN learns handwritten digits, from a bare machine. make test: the tests, likewise.
+# make demo: a GAN learns handwritten digits, from a bare machine. make test: the tests, likewise;
+# make test-long: the long forms of those that have one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-long lint clean
 
 demo: $(VENV)/user.stamp
 	rm -rf runs/demo
 	JAX_PLATFORMS=cpu $(BIN)/python train.py --config=configs/digits.py --workdir=runs/demo
 
 test: $(VENV)/dev.stamp
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not alone"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not alone and not long"
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m alone -n0
+
+test-long: $(VENV)/dev.stamp
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m long
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -178,6 +178,7 @@ def train_and_evaluate(
     seconds_before, first_step, evaluating = log.last["seconds"], step, 0.0
     reached = target_reached(config, log.last)
     ending = reached or stop()
+    metrics: dict[str, jax.Array] = {}
     if step == 0 and config.sample_every and not ending:
         report_picture()
     with tqdm(
@@ -190,7 +191,9 @@ def train_and_evaluate(
         try:
             while step < config.num_steps and not ending:
                 lazy = (step + 1) % config.lazy_every == 0
+                before = metrics
                 state, metrics = train_step(gan, state, examples, indices(step), lazy)
+                jax.block_until_ready(before)  # one step ahead, no more: stops are prompt
                 step += 1
                 if step == first_step + 1:
                     jax.block_until_ready(state)

@@ -1,8 +1,6 @@
-"""Every recipe learns the real digits, over three seeds, in some seconds each."""
+"""Every recipe learns the real digits in some seconds: with one seed, and with three by `make test-long`."""
 
 from __future__ import annotations
-
-import sys
 
 import jax
 import pytest
@@ -15,8 +13,6 @@ import metrics
 import scores
 import train
 from configs.recipes import RECIPES
-
-SEEDS = 3 if sys.version_info < (3, 12) else 1  # CI has an older Python, too: once is enough
 
 # Steps, and the fd_classifier of 500 samples below which they bring every seed: what the worst of
 # three seeds had, and a third more. docs/recipes.md has the figures.
@@ -74,11 +70,12 @@ def distances(config, seed, steps):
     return before, distance(state.average)
 
 
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("recipe", LEARNS)
-def test_it_learns_the_digits(recipe, make_config):
+def test_it_learns_the_digits(recipe, seeds, make_config):
     steps, limit = LEARNS[recipe]
     config = make_config(f"configs/digits.py:{recipe}", {"eval_samples": 500})
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         before, after = distances(config, seed, steps)
         print(f"{recipe}, seed {seed}: {before:.3g} to {after:.3g} in {steps} steps")
         assert after < before / 2
