@@ -191,9 +191,9 @@ def train_and_evaluate(
         try:
             while step < config.num_steps and not ending:
                 lazy = (step + 1) % config.lazy_every == 0
-                before = metrics
+                previous = metrics
                 state, metrics = train_step(gan, state, examples, indices(step), lazy)
-                jax.block_until_ready(before)  # one step ahead, no more: stops are prompt
+                jax.block_until_ready(previous)  # one step ahead, no more: stops are prompt
                 step += 1
                 if step == first_step + 1:
                     jax.block_until_ready(state)
