@@ -43,8 +43,10 @@ def check_values(config: ConfigDict) -> None:
         "lazy_every",
         "packing",
         "ada_images",
+        "steps_per_call",
     ):
-        _require(config[field] >= 1, f"{field} must be at least 1, not {config[field]}")
+        value = config[field]
+        _require(value is None or value >= 1, f"{field} must be at least 1, not {value}")
     for field in (
         "seed",
         "num_steps",

@@ -290,7 +290,7 @@ def update(
             discriminator,
             partial(discriminator_loss, gan, numbers, lazy, state.generator, aux),
             _prepare(gan, d_key, batch, i),
-            rolled=_rolls(state),
+            rolled=loops_gain(state),
         )
         discriminator = discriminator.replace(
             params=_clip_weights(discriminator.params, numbers["weight_clip"])
@@ -302,7 +302,7 @@ def update(
         state.generator,
         partial(generator_loss, gan, numbers, discriminator, aux),
         _prepare(gan, key, batch, gan.d_steps),
-        rolled=_rolls(state),
+        rolled=loops_gain(state),
     )
     d_metrics["d_grad_norm"] = d_metrics.pop("grad_norm")
     g_metrics["g_grad_norm"] = g_metrics.pop("grad_norm")
@@ -317,6 +317,49 @@ def update(
         aux=aux,
     )
     return state, metrics
+
+
+def updates(
+    gan: Gan, state: GanState, read: Callable[[jax.Array], Batch], num: jax.Array
+) -> tuple[GanState, dict[str, jax.Array]]:
+    """Many steps as one loop of the compiled program, however many: a step's bits do not depend.
+
+    Args:
+      gan: static.
+      state: of one member.
+      read: the batch of the loop's i-th step.
+      num: how many steps.
+    Returns:
+      The last state, and the metrics of the last step: 0 for penalties that it has not carried.
+    """
+
+    def step(i: jax.Array, carry: tuple) -> tuple[GanState, dict[str, jax.Array]]:
+        state, batch = carry[0], read(i)
+        if gan.lazy_every == 1:
+            return update(gan, state, batch)
+        return jax.lax.cond(
+            (state.step + 1) % gan.lazy_every == 0,
+            lambda: update(gan, state, batch),
+            lambda: without_penalties(state, batch),
+        )
+
+    def without_penalties(state: GanState, batch: Batch) -> tuple[GanState, dict[str, jax.Array]]:
+        state, metrics = update(gan, state, batch, lazy=False)
+        return state, nothing | metrics
+
+    shapes = jax.eval_shape(lambda: update(gan, state, read(jnp.int32(0)))[1])
+    nothing = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    return jax.lax.fori_loop(0, num, step, (state, nothing))
+
+
+def loops_gain(state: GanState) -> bool:
+    """Whether micro-batches, and steps, are run in loops of the compiled program.
+
+    XLA runs convolutions inside a loop single-threaded and naively on a CPU.
+    """
+    kernels = jax.tree.leaves((state.generator.params, state.discriminator.params))
+    convolves = any(jnp.ndim(kernel) == 4 for kernel in kernels)
+    return not convolves or jax.default_backend() != "cpu"
 
 
 def discriminator_loss(
@@ -626,16 +669,6 @@ def _prepare(gan: Gan, key: jax.Array, batch: Batch, i: int) -> Examples:
         latents.reshape(*images.shape[:2], gan.latent_dim),
         look_keys.reshape(*images.shape[:2], 3),
     )
-
-
-def _rolls(state: GanState) -> bool:
-    """Whether micro-batches run as a loop of the compiled program; else they are unrolled.
-
-    XLA runs convolutions inside a loop single-threaded and naively on a CPU.
-    """
-    kernels = jax.tree.leaves((state.generator.params, state.discriminator.params))
-    convolves = any(jnp.ndim(kernel) == 4 for kernel in kernels)
-    return not convolves or jax.default_backend() != "cpu"
 
 
 def _descend(

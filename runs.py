@@ -62,6 +62,7 @@ def check(workdir: Path, config: ConfigDict) -> bool:
         f"{field} ({old.get(field)} there, {new.get(field)} now)"
         for field in sorted(old | new)
         if field.split(".")[0] not in RESUMABLE and old.get(field) != new.get(field)
+        if field != "steps_per_call" or new[field] is not None  # None: as it is there
     ]
     if changed:
         raise app.UsageError(

@@ -38,20 +38,55 @@ INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new ru
 DESCRIBE = flags.DEFINE_bool("describe", False, "Say what would be trained, and train nothing.")
 
 NUM_SAMPLES = 100  # of a picture
+STEPS_PER_CALL = 64  # where loops gain; a call of an MLP's steps takes some 0.2 s of a CPU
 # Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
 ORDER_KEY, PICTURE_KEY = 2**32 - 1, 2**32 - 2
 
 
 @functools.partial(jax.jit, static_argnames=("gan", "lazy"), donate_argnames="state")
-def train_step(
+def train_steps(
     gan: gans.Gan,
     state: gans.GanState,
     examples: dict[str, jax.Array],
     indices: jax.Array,
-    lazy: bool,
+    num: jax.Array,
+    lazy: bool = True,
 ) -> tuple[gans.GanState, dict[str, jax.Array]]:
-    """`update` on the examples at `indices`."""
-    return gans.update(gan, state, data.take(examples, indices), lazy)
+    """`num` updates on the examples at `indices`, [steps_per_call, ...]; the last one's metrics.
+
+    With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
+    """
+    if len(indices) == 1:
+        return gans.update(gan, state, data.take(examples, indices[0]), lazy)
+    return gans.updates(gan, state, lambda i: data.take(examples, indices[i]), num)
+
+
+def next_steps(
+    config: ConfigDict,
+    gan: gans.Gan,
+    state: gans.GanState,
+    examples: dict[str, jax.Array],
+    indices: Callable[[int], np.ndarray],
+    step: int,
+) -> tuple[gans.GanState, dict[str, jax.Array], int]:
+    """One call: `steps_per_call` steps, or fewer up to the next report.
+
+    Returns:
+      The last state (the given one is donated), its metrics, and how many steps it were.
+    """
+    reports = (config.log_every, config.sample_every, config.eval_every, config.checkpoint_every)
+    ends = [every - step % every for every in reports if every]
+    num = min(config.steps_per_call, config.num_steps - step, *ends)
+    lazy = (step + num) % config.lazy_every == 0
+    rows = [indices(step + min(i, num - 1)) for i in range(config.steps_per_call)]
+    state, metrics = train_steps(gan, state, examples, np.stack(rows), num, lazy or len(rows) > 1)
+    carried = {name: metrics[name] for name in metrics if lazy or name not in gan.penalties}
+    return state, carried, num
+
+
+def steps_per_call(state: gans.GanState) -> int:
+    """What the platform gains by, for these networks."""
+    return STEPS_PER_CALL if gans.loops_gain(state) else 1
 
 
 @functools.partial(jax.jit, static_argnames="gan")
@@ -120,7 +155,7 @@ def train_and_evaluate(
       config: see configs/default.py.
       workdir: the run's folder (runs.py).
       init_from: a run whose networks a new run starts from.
-      stop: asked before the first step and after each; where true the run is saved and ends.
+      stop: asked before the first step and after each call; where true the run is saved and ends.
     Returns:
       The last state.
     Raises:
@@ -136,6 +171,10 @@ def train_and_evaluate(
     abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(config.seed)))
     donor = read_donor(init_from, abstract_state) if init_from else None
     restored = checkpoints.restore(abstract_state) if restoring else None
+    if config.steps_per_call is None:
+        config = config.copy_and_resolve_references()
+        stored = runs.read_config(workdir).get("steps_per_call", 1) if resuming else None
+        config.steps_per_call = stored or steps_per_call(abstract_state)
     lock = runs.create(workdir, config, resuming)
 
     state = restored or gans.init(gan, config, jax.random.key(config.seed))
@@ -176,6 +215,7 @@ def train_and_evaluate(
     print(f"{'Resuming' if resuming else 'Training'} in {workdir}, from step {step:,}")
     start = compiled = time.perf_counter()
     seconds_before, first_step, evaluating = log.last["seconds"], step, 0.0
+    compiled_step = step
     reached = target_reached(config, log.last)
     ending = reached or stop()
     metrics: dict[str, jax.Array] = {}
@@ -190,15 +230,14 @@ def train_and_evaluate(
     ) as bar:
         try:
             while step < config.num_steps and not ending:
-                lazy = (step + 1) % config.lazy_every == 0
                 previous = metrics
-                state, metrics = train_step(gan, state, examples, indices(step), lazy)
-                jax.block_until_ready(previous)  # one step ahead, no more: stops are prompt
-                step += 1
-                if step == first_step + 1:
+                state, metrics, num = next_steps(config, gan, state, examples, indices, step)
+                jax.block_until_ready(previous)  # one call ahead, no more: stops are prompt
+                step += num
+                if compiled_step == first_step:
                     jax.block_until_ready(state)
-                    compiled = time.perf_counter()
-                bar.update(config.batch_size)
+                    compiled, compiled_step = time.perf_counter(), step
+                bar.update(num * config.batch_size)
                 last = step == config.num_steps
                 row = {}
                 if _due(step, config.log_every, last):
@@ -228,8 +267,8 @@ def train_and_evaluate(
         print(f"Reached {config.target.metric} = {log.last[config.target.metric]:.4g}")
     elif step == first_step and not ending:
         print(f"Nothing to do: num_steps is {config.num_steps:,}")
-    images, after_first = ((step - n) * config.batch_size for n in (first_step, first_step + 1))
-    rate = max(after_first, 0) / (end - compiled - evaluating)
+    images, after_first = ((step - n) * config.batch_size for n in (first_step, compiled_step))
+    rate = after_first / (end - compiled - evaluating)
     print(runs.summary(workdir, step, images, end - start, rate))
     return state
 

@@ -94,7 +94,8 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr(
         data, "tfds_images", lambda name, data_dir, resolution, split=None: data.digits(None)
     )
-    small = {"batch_size": 8, "num_steps": 1, "target.metric": "train/d_loss"}
+    small = {"batch_size": 8, "num_steps": 1, "steps_per_call": 1}
+    small |= {"target.metric": "train/d_loss"}
     small |= {"generator.width": 8, "discriminator.width": 8}
     for recipe, dataset in (
         ("cgan", "digits"),  # momentum

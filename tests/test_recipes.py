@@ -66,7 +66,7 @@ def distances(config, seed, steps):
     before = distance(state.average)
     for step in range(steps):
         lazy = (step + 1) % config.lazy_every == 0
-        state, _ = train.train_step(gan, state, examples, indices(step), lazy)
+        state, _ = train.train_steps(gan, state, examples, indices(step)[None], 1, lazy)
     return before, distance(state.average)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import app
 from conftest import ROOT
 from PIL import Image
 
@@ -120,17 +121,22 @@ CARRYING = {  # a controller, averages of logits, power iterations, schedules, l
 def test_a_resume_in_the_middle_of_an_epoch_gives_the_same_bits(
     make_config, tmp_path, recipe, more
 ):
-    """1,297 digits, two batches of 16 a step: step 41 begins the second epoch within itself."""
+    """1,297 digits, two batches of 16 a step: step 41 begins the second epoch within itself.
+
+    Where steps are taken three a call, reports at every fifth divide them into three and two.
+    """
     changes = more | {"batch_size": 16, "num_steps": 75, "log_every": 5, "sample_every": 30}
     changes |= {"checkpoint_every": 20, "augment.crop": 1, "ema_half_life": 100.0}
     changes |= {"eval_every": 25, "eval_samples": 50}
+    changes["steps_per_call"] = 1 if recipe == "dcgan" else 3
     config = make_config(f"configs/digits.py:{recipe}", changes)
     train.train_and_evaluate(config, tmp_path / "whole")
     assert 40 * 32 < 1_297 < 41 * 32
 
-    steps = iter(range(1_000))  # asked before the first step, then after each
-    stopped = train.train_and_evaluate(config, tmp_path / "cut", stop=lambda: next(steps) == 41)
-    assert int(stopped.step) == 41
+    calls = iter(range(1_000))  # asked before the first, then after each
+    last = 43 if recipe == "dcgan" else 17
+    stopped = train.train_and_evaluate(config, tmp_path / "cut", stop=lambda: next(calls) == last)
+    assert int(stopped.step) == 43
     if more:
         assert 0 < float(stopped.aux["ada"]) < 1
         assert float(stopped.aux["lecam"]["real"]) != 0
@@ -321,12 +327,12 @@ def test_the_default_workdir_says_what_it_is(make_config):
 
 
 def test_one_compilation_of_the_step_in_a_run(make_config, tmp_path):
-    before = train.train_step._cache_size()
+    before = train.train_steps._cache_size()
     for num_steps in (30, 40):
         config = make_config(changes={"batch_size": 16, "num_steps": num_steps, "log_every": 10})
         config.generator.width = 9  # a program of its own
         train.train_and_evaluate(config, tmp_path)
-    assert train.train_step._cache_size() - before <= 2  # the second: what a checkpoint restored
+    assert train.train_steps._cache_size() - before <= 2  # the second: what a checkpoint restored
 
 
 MISTAKES = {
@@ -565,13 +571,13 @@ def test_a_full_disk_ends_the_run_with_one_line_at_last(tmp_path):
     assert "train.py: no checkpoint could be written in" in result.stderr
 
 
-def test_the_loop_is_one_step_ahead_of_the_device(make_config, tmp_path, monkeypatch):
+def test_the_loop_is_one_call_ahead_of_the_device(make_config, tmp_path, monkeypatch):
     """So that a stop is prompt, and a run of two minutes takes no longer."""
     changes = dict.fromkeys(("log_every", "sample_every", "checkpoint_every", "eval_every"), 0)
     config = make_config("configs/digits.py:dcgan", changes | {"num_steps": 6})
-    losses, original = [], train.train_step
+    losses, original = [], train.train_steps
 
-    def train_step(*arguments):
+    def train_steps(*arguments):
         state, metrics = original(*arguments)
         losses.append(metrics["d_loss"])
         return state, metrics
@@ -580,17 +586,17 @@ def test_the_loop_is_one_step_ahead_of_the_device(make_config, tmp_path, monkeyp
         assert all(loss.is_ready() for loss in losses[:-1])
         return False
 
-    monkeypatch.setattr(train, "train_step", train_step)
+    monkeypatch.setattr(train, "train_steps", train_steps)
     train.train_and_evaluate(config, tmp_path, stop=stop)
     assert len(losses) == 6
 
 
 def test_stopped_before_the_first_step_it_can_be_resumed(make_config, tmp_path):
     config = make_config(changes={"batch_size": 16, "num_steps": 2})
-    before = train.train_step._cache_size()
+    before = train.train_steps._cache_size()
     state = train.train_and_evaluate(config, tmp_path, stop=lambda: True)
     assert int(state.step) == 0
-    assert train.train_step._cache_size() == before
+    assert train.train_steps._cache_size() == before
     assert int(train.train_and_evaluate(config, tmp_path).step) == 2
 
 
@@ -602,10 +608,37 @@ def test_fewer_steps_than_there_are_is_nothing_to_do(make_config, tmp_path, caps
     assert "Nothing to do: num_steps is 2" in capsys.readouterr().out
 
 
-def test_the_loop_takes_penalties_lazily(make_config, tmp_path):
+@pytest.mark.parametrize("steps_per_call", [1, None])
+def test_the_loop_takes_penalties_lazily(make_config, tmp_path, steps_per_call):
     changes = {"batch_size": 16, "num_steps": 7, "log_every": 1, "lazy_every": 3}
+    changes["steps_per_call"] = steps_per_call
     train.train_and_evaluate(make_config(changes=changes), tmp_path)
     assert [row["step"] for row in rows(tmp_path) if "train/r1" in row] == [3, 6]
+
+
+def test_steps_per_call_is_resolved_once(make_config, tmp_path):
+    """A loop where it gains, and on a resume what the run has begun with."""
+    reports = dict.fromkeys(("log_every", "sample_every", "checkpoint_every"), 0)
+
+    def steps_per_call(name, recipe, num_steps, value=None):
+        changes = {"num_steps": num_steps, "batch_size": 8, "steps_per_call": value} | reports
+        changes["checkpoint_every"] = 100
+        config = make_config(f"configs/digits.py:{recipe}", changes)
+        train.train_and_evaluate(config, tmp_path / name)
+        assert config.steps_per_call == value  # the caller's own stays as it is
+        return json.loads((tmp_path / name / "config.json").read_text())["steps_per_call"]
+
+    assert steps_per_call("a", "goodfellow", 2) == train.STEPS_PER_CALL
+    assert steps_per_call("b", "dcgan", 2) == 1
+    assert steps_per_call("c", "goodfellow", 2, 5) == 5
+    assert steps_per_call("c", "goodfellow", 4) == 5
+    with pytest.raises(app.UsageError, match="steps_per_call .5 there, 6 now"):
+        steps_per_call("c", "goodfellow", 4, 6)
+    path = tmp_path / "c" / "config.json"
+    older = json.loads(path.read_text())
+    del older["steps_per_call"]  # a run of before there was the field
+    path.write_text(json.dumps(older))
+    assert steps_per_call("c", "goodfellow", 6) == 1
 
 
 def test_the_seed_is_of_weights_latents_and_order(make_config, tmp_path, monkeypatch):
@@ -666,13 +699,13 @@ def test_balanced_sampling_in_a_run(make_config, tmp_path, monkeypatch):
         for i in range(num):
             Image.new("L", (8, 8), colour).save(tmp_path / "images" / name / f"{i}.png")
     seen = []
-    train_step = train.train_step
+    train_steps = train.train_steps
 
-    def spy(gan, state, examples, indices, lazy):
-        seen.append(np.asarray(examples["images"][indices.ravel()]).mean())
-        return train_step(gan, state, examples, indices, lazy)
+    def spy(gan, state, examples, indices, num, lazy):
+        seen.append(np.asarray(examples["images"][indices[:num].ravel()]).mean())
+        return train_steps(gan, state, examples, indices, num, lazy)
 
-    monkeypatch.setattr(train, "train_step", spy)
+    monkeypatch.setattr(train, "train_steps", spy)
     for balanced, expected in ((True, 0.5), (False, 4 / 64)):
         seen.clear()
         changes = {"balanced": balanced, "batch_size": 32, "num_steps": 8}
