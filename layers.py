@@ -21,11 +21,12 @@ import jax.numpy as jnp
 # Bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at.
 PATCHES = 10e6
 CHUNK = 4  # images whose patches stay in a CPU's cache
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        inputs, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        inputs, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS
     )
 
 
@@ -41,6 +42,8 @@ def transposed_conv(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.A
 
     As a layer of its own it is the transposed ('fractionally strided') convolution.
     """
+    if stride > 1 and len(kernel) % stride == 0 and jax.default_backend() == "cpu":
+        return _by_blocks(outputs, kernel, stride)
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
@@ -59,6 +62,26 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
     shape = (size, size, inputs.shape[3], outputs.shape[3])
     kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
     return jax.linear_transpose(lambda k: _native(inputs, k, stride), kernel)(outputs)[0]
+
+
+def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`transposed_conv` to blocks of pixels, which an ordinary convolution has as its channels."""
+    batch, height, width, features = outputs.shape
+    channels, taps = kernel.shape[2], len(kernel) // stride
+    blocks = kernel.reshape(taps, stride, taps, stride, channels, features)
+    blocks = blocks.transpose(0, 2, 5, 1, 3, 4).reshape(taps, taps, features, -1)
+    found = jax.lax.conv_general_dilated(
+        outputs,
+        blocks[::-1, ::-1],
+        (1, 1),
+        [(taps - 1, taps - 1)] * 2,
+        dimension_numbers=DIMENSIONS,
+    )
+    found = found.reshape(batch, height + taps - 1, width + taps - 1, stride, stride, channels)
+    images = found.swapaxes(2, 3).reshape(batch, *(stride * n for n in found.shape[1:3]), channels)
+    before = (len(kernel) - stride) // 2
+    rows, columns = (slice(before, before + stride * n) for n in (height, width))
+    return images[:, rows, columns]
 
 
 def _by_patches(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
@@ -124,7 +147,7 @@ def grouped_conv(inputs: jax.Array, kernel: jax.Array, stride: int, groups: int)
         kernel,
         (stride, stride),
         "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=DIMENSIONS,
         feature_group_count=groups,
     )
 
