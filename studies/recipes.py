@@ -12,6 +12,10 @@ Each run is what `train.py` would make of the same fields, in a folder of its ow
 its end (`--set=eval_every=1000` scores it on the way, too). A second start of the same command goes
 on where the first has stopped; several at once, of other recipes or seeds, share a machine, and a
 last one that names them all writes the table, and a CSV file with a line a run.
+
+With `--minutes` a run has as many steps as its recipe was measured to take in that time: the rate
+is taken once, on a machine that should be quiet, and kept beside the runs. From then on the number
+of steps is fixed, and other work on the machine does not change what is compared.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -35,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 import checks  # noqa: E402
 import cli  # noqa: E402
+import gan as gans  # noqa: E402
 import scores  # noqa: E402
 import train  # noqa: E402
 
@@ -47,6 +53,7 @@ NAMES = {
     "eval/recall_classifier": "recall",
 }
 NEVER = 10**9
+MEASURED = 20.0  # seconds of training that a recipe's rate is of, if --minutes are no fewer
 
 PAGE = flags.DEFINE_string("config", None, "A config page, such as configs/ring.py.", required=True)
 RECIPES = flags.DEFINE_multi_string(
@@ -58,7 +65,7 @@ SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each recipe.")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of the seeds.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of every run; several times.")
 MINUTES = flags.DEFINE_float(
-    "minutes", None, "Of each run, from the end of its first step on; without it num_steps."
+    "minutes", None, "What each run would take after its first step; without it num_steps.", 0.0
 )
 
 
@@ -69,6 +76,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
     for recipe in RECIPES.value:
         read_config(recipe, 0)  # no mistake waits for its turn
+    if MINUTES.value:
+        for recipe in RECIPES.value:
+            print(f"{recipe}: {rate(recipe, MINUTES.value):.3g} steps/s", flush=True)
     rows = []
     for recipe in RECIPES.value:  # seeds share a compiled step
         for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
@@ -87,7 +97,7 @@ def read_config(recipe: str, seed: int) -> ConfigDict:
     name, *changes = recipe.split(",")
     changes = [f"seed={seed}", f"eval_every={NEVER}", *SET.value, *changes]  # scored at its end
     if MINUTES.value:
-        changes += [f"num_steps={NEVER}", "sample_every=0"]
+        changes += [f"num_steps={NEVER}", "sample_every=0"]  # until the rate is known
     page = f"{PAGE.value}:{name}"
     config = cli.with_overrides(cli.load_config(page), [f"--config.{c}" for c in changes])
     checks.check_values(config)
@@ -99,23 +109,19 @@ def read_config(recipe: str, seed: int) -> ConfigDict:
 def train_and_score(recipe: str, seed: int) -> dict[str, str]:
     """One run and its scores, as a line of the table; what an earlier start has done is read.
 
-    Its `seconds` are of training after the first step: of the last start, where there were several.
+    Its `seconds` are of training after the first step: with `--minutes` at the measured rate, else
+    of the last start, where there were several.
     """
-    workdir = Path(RUNS.value) / "-".join([Path(PAGE.value).stem, *recipe.split(","), str(seed)])
-    result = workdir.with_name(f"{workdir.name}.json")
+    result = path(recipe, str(seed), ".json")
     if result.exists():
         return json.loads(result.read_text())
-    if MINUTES.value:
-        shutil.rmtree(workdir, ignore_errors=True)  # a run that was cut off has had its time
-    asked: list[float] = []  # when the loop has asked: before the first step, and after each
-
-    def stop() -> bool:
-        asked.append(time.perf_counter())
-        in_training = asked[-1] - asked[min(1, len(asked) - 1)]
-        return MINUTES.value is not None and in_training > 60 * MINUTES.value
-
     config = read_config(recipe, seed)
-    state = train.train_and_evaluate(config, workdir, stop=stop)
+    if MINUTES.value:
+        config.num_steps = 1 + round(60 * MINUTES.value * rate(recipe, MINUTES.value))
+    state, asked = train_for(config, path(recipe, str(seed), ""))
+    seconds = asked[-1] - asked[min(1, len(asked) - 1)]
+    if MINUTES.value:
+        seconds = (config.num_steps - 1) / rate(recipe, MINUTES.value)
     _, gan, _ = train.prepare(config)
     eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
     found = scores.evaluate(make_judge(config.conditional), gan, state.average, eval_key)
@@ -123,13 +129,52 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
         "recipe": recipe,
         "seed": seed,
         "images": int(state.step) * config.batch_size,
-        "seconds": round(asked[-1] - asked[min(1, len(asked) - 1)]),
+        "seconds": round(seconds),
         "samples": int(found["eval/num_samples"]),
         **{name: found[name] for name in (*NAMES, *map(floor, NAMES)) if name in found},
     }
     row = {name: str(value) for name, value in row.items()}
     result.write_text(json.dumps(row))
     return row
+
+
+def rate(recipe: str, minutes: float) -> float:
+    """Steps a second, log lines included; measured only once, in so many minutes or MEASURED."""
+    result = path(recipe, "rate", ".json")
+    if not result.exists():
+        workdir = path(recipe, "rate", "")
+        shutil.rmtree(workdir, ignore_errors=True)
+        state, asked = train_for(read_config(recipe, 0), workdir, min(MEASURED, 60 * minutes))
+        calls = len(asked) - 1  # the first is not timed, and the last has not ended
+        steps = int(state.step) * (calls - 2) / calls
+        result.write_text(json.dumps({"steps": steps, "seconds": asked[-1] - asked[1]}))
+    found = json.loads(result.read_text())
+    return found["steps"] / found["seconds"]
+
+
+def train_for(
+    config: ConfigDict, workdir: Path, seconds: float = math.inf
+) -> tuple[gans.GanState, list[float]]:
+    """Trains to the end, or for so long after the first call.
+
+    Returns:
+      The last state, and when the loop has asked whether to go on: before the first call and after
+      each, where all calls but the last one have ended.
+    """
+    asked: list[float] = []
+
+    def stop() -> bool:
+        asked.append(time.perf_counter())
+        return len(asked) > 3 and asked[-1] - asked[1] > seconds
+
+    state = train.train_and_evaluate(config, workdir, stop=stop)
+    return state, asked
+
+
+def path(recipe: str, run: str, suffix: str) -> Path:
+    """A run's folder, or the file beside it."""
+    name = "-".join([Path(PAGE.value).stem, *recipe.split(","), run])
+    return Path(RUNS.value) / (name + suffix)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Studies, in a short form: `python studies/recipes.py`."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -45,12 +46,21 @@ def test_recipes_side_by_side(tmp_path):
 
 
 def test_equal_time(tmp_path):
-    result = study(tmp_path, "--recipe=goodfellow", "--seeds=1", "--minutes=0.05")
+    """As many steps as the recipe's rate gives in the time, and the rate is measured once."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "ring-goodfellow-rate.json").write_text('{"steps": 60, "seconds": 3}')
+    words = ["--recipe=goodfellow", "--recipe=mescheder", "--seeds=1", "--minutes=0.05"]
+    result = study(tmp_path, *words)
     assert result.returncode == 0, result.stderr
-    assert "| `goodfellow` | 1 |" in (tmp_path / "ring.md").read_text()
     with (tmp_path / "ring.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert int(row["images"]) > 128  # compiled, and then trained for 3 seconds
+        rows = {row["recipe"]: row for row in csv.DictReader(file)}
+    assert int(rows["goodfellow"]["images"]) == (1 + 3 * 20) * 128
+    measured = json.loads((runs / "ring-mescheder-rate.json").read_text())
+    assert 3 < measured["seconds"] < 20
+    steps = 1 + round(3 * measured["steps"] / measured["seconds"])
+    assert int(rows["mescheder"]["images"]) == steps * 128
+    assert {row["seconds"] for row in rows.values()} == {"3"}
 
 
 @pytest.mark.parametrize(
