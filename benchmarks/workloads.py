@@ -1,0 +1,41 @@
+"""What the benchmark trains: pages of configs/, and what it changes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import cli
+
+ADAM = {
+    f"optimizer.{player}.{field}": value
+    for player in ("generator", "discriminator")
+    for field, value in (("name", "adam"), ("learning_rate", 2e-4))
+}
+AVERAGE = {"ema_half_life": 10_000.0}
+R1 = {"discriminator.norm": "none", "penalties.r1": 1.0, **AVERAGE}
+PLAIN = {
+    "conditional": False,
+    **{f"d_augment.{n}": 0.0 for n in ("geometric", "chromatic", "cutout")},
+}
+CPU_WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlp": ("configs/mnist.py:goodfellow", ADAM | AVERAGE),
+    "dcgan": ("configs/mnist.py:dcgan", AVERAGE),
+    "dcgan_r1": ("configs/mnist.py:dcgan", R1),
+    "dcgan_lazy_r1": ("configs/mnist.py:dcgan", R1 | {"lazy_every": 16}),
+    "r3gan": ("configs/mnist.py:r3gan", {}),
+}
+WORKLOADS = CPU_WORKLOADS | {
+    # The preset's networks, batch and precision; labels and augmentations are left out.
+    "r3gan_cifar10": ("configs/cifar10.py:r3gan_cifar10", PLAIN | {"augment.flip": 0.0}),
+}
+
+
+def make_config(workload: str, batch_size: int | None = None) -> ConfigDict:
+    """The config of a workload; None: with the batch of its page."""
+    page, changes = WORKLOADS[workload]
+    config = cli.load_config(page)
+    config.update_from_flattened_dict(changes)
+    config.batch_size = batch_size or config.batch_size
+    return config
