@@ -39,6 +39,16 @@ def run(*words: str, cwd=ROOT) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """The folder of a short run."""
+    workdir = tmp_path_factory.mktemp("digits") / "run"
+    short = ["--config.num_steps=3", f"--workdir={workdir}"]
+    result = run("train.py", "--config=configs/digits.py", *short)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command, tmp_path, request):
     if "mnist" in command:
@@ -46,8 +56,7 @@ def test_commands(command, tmp_path, request):
     words = shlex.split(command)[1:]
     short = ["--config.num_steps=3", f"--workdir={tmp_path / 'run'}"]
     if words[0] in ("evaluate.py", "sample.py"):  # of a short run, or of a folder with some images
-        result = run("train.py", "--config=configs/digits.py", *short)
-        assert result.returncode == 0, result.stderr
+        shutil.copytree(request.getfixturevalue("digits_run"), tmp_path / "run")
         (tmp_path / "images").mkdir()
         for i in range(10):
             image = np.random.default_rng(i).integers(0, 256, (28, 28), np.uint8)
