@@ -231,7 +231,7 @@ def ada(config: ConfigDict) -> None:
     Source: Karras et al. 2020.
     """
     mescheder(config)
-    _networks(config, "dcgan")
+    _networks(config, "dcgan", width=None)
     config.discriminator.norm = "none"
     config.penalties.r1 = 1.0
     for name in ("geometric", "chromatic"):

@@ -45,6 +45,13 @@ def test_every_recipe_has_its_figure():
     assert set(LEARNS) == set(RECIPES) - {"r3gan_cifar10"}
 
 
+def test_recipes_with_the_same_networks_have_them_in_one_width(make_config):
+    """A recipe that starts from another one's must not keep the width of its networks."""
+    for name in ("dcgan", "resnet"):
+        players = [make_config(f"configs/mnist.py:{recipe}").discriminator for recipe in RECIPES]
+        assert len({player.width for player in players if player.name == name}) == 1
+
+
 def distances(config, seed, steps):
     """The fd_classifier before the first step and after so many."""
     dataset, gan, judge = train.prepare(config)
