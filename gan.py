@@ -322,7 +322,7 @@ def update(
 def updates(
     gan: Gan, state: GanState, read: Callable[[jax.Array], Batch], num: jax.Array
 ) -> tuple[GanState, dict[str, jax.Array]]:
-    """Many steps as one loop of the compiled program, however many: a step's bits do not depend.
+    """Many steps as one loop of the compiled program; a step's bits do not depend on how many.
 
     Args:
       gan: static.

@@ -72,7 +72,7 @@ def next_steps(
     """One call: `steps_per_call` steps, or fewer up to the next report.
 
     Returns:
-      The last state (the given one is donated), its metrics, and how many steps it were.
+      The last state (the given one is donated), its metrics, and how many steps were taken.
     """
     reports = (config.log_every, config.sample_every, config.eval_every, config.checkpoint_every)
     ends = [every - step % every for every in reports if every]

@@ -24,15 +24,19 @@ import models
 SLOPE = models.SLOPE
 
 
+def perceptron(inputs: int, network: Any, outputs: int) -> nn.Sequential:
+    sizes = [inputs, *[network.width] * network.depth]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
 class MLPGenerator(nn.Module):
     def __init__(self, gan: gans.Gan, shape: Sequence[int]) -> None:
         super().__init__()
         network: Any = gan.generator
-        sizes = [gan.latent_dim, *[network.width] * network.depth]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.LeakyReLU(SLOPE)]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], int(np.prod(shape))))
+        self.layers = perceptron(gan.latent_dim, network, int(np.prod(shape)))
         self.shape = shape
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -43,14 +47,10 @@ class MLPDiscriminator(nn.Module):
     def __init__(self, gan: gans.Gan, shape: Sequence[int]) -> None:
         super().__init__()
         network: Any = gan.discriminator
-        sizes = [int(np.prod(shape)), *[network.width] * network.depth]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.LeakyReLU(SLOPE)]
-        self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], 1))
+        self.layers = perceptron(int(np.prod(shape)), network, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
+        return self.layers(images.flatten(1)).squeeze(1)
 
 
 class DCGANGenerator(nn.Module):

@@ -25,7 +25,7 @@ import cli
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 4)  # for meshes
 worker = os.environ.get("PYTEST_XDIST_WORKER")
-if worker:  # programs four times as slow, compiled in a quarter of the time; alone tests do without
+if worker:  # slower programs, compiled in a half to a quarter of the time; alone tests do without
     quick = "--xla_backend_optimization_level=0"
     if jax.__version_info__ < (0, 11):
         quick += " --xla_cpu_use_fusion_emitters=false"  # an unknown flag ends a newer one

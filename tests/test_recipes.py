@@ -47,9 +47,10 @@ def test_every_recipe_has_its_figure():
 
 def test_recipes_with_the_same_networks_have_them_in_one_width(make_config):
     """A recipe that starts from another one's must not keep the width of its networks."""
+    configs = [make_config(f"configs/mnist.py:{recipe}") for recipe in RECIPES]
     for name in ("dcgan", "resnet"):
-        players = [make_config(f"configs/mnist.py:{recipe}").discriminator for recipe in RECIPES]
-        assert len({player.width for player in players if player.name == name}) == 1
+        for player in ("generator", "discriminator"):
+            assert len({c[player].width for c in configs if c[player].name == name}) == 1
 
 
 def distances(config, seed, steps):
