@@ -10,6 +10,7 @@ import signal
 if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports, with no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import contextlib
 import functools
 import os
 import sys
@@ -36,8 +37,10 @@ import scores
 
 INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new run starts from.")
 DESCRIBE = flags.DEFINE_bool("describe", False, "Say what would be trained, and train nothing.")
+PROFILE = flags.DEFINE_string("profile", None, "A folder for a trace of some steps (TensorBoard).")
 
 NUM_SAMPLES = 100  # of a picture
+PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
 STEPS_PER_CALL = 64  # where loops gain; a call of an MLP's steps takes some 0.2 s of a CPU
 # Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
 ORDER_KEY, PICTURE_KEY = 2**32 - 1, 2**32 - 2
@@ -116,8 +119,10 @@ def main(argv: list[str]) -> None:
         signal.signal(number, remember)
     name = cli.WORKDIR.value or default_workdir(config, cli.config_name())
     workdir = Path(os.path.expanduser(name))
-    init_from = Path(os.path.expanduser(INIT_FROM.value)) if INIT_FROM.value else None
-    train_and_evaluate(config, workdir, init_from, stop=lambda: bool(signals))
+    init_from, profile = (
+        Path(os.path.expanduser(flag.value)) if flag.value else None for flag in (INIT_FROM, PROFILE)
+    )
+    train_and_evaluate(config, workdir, init_from, lambda: bool(signals), profile)
     if signals:
         sys.exit(128 + signals[0])
 
@@ -148,6 +153,7 @@ def train_and_evaluate(
     workdir: Path,
     init_from: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
+    profile: Path | None = None,
 ) -> gans.GanState:
     """Trains in `workdir`, from where a run that is there has stopped.
 
@@ -156,6 +162,7 @@ def train_and_evaluate(
       workdir: the run's folder (runs.py).
       init_from: a run whose networks a new run starts from.
       stop: asked before the first step and after each call; where true the run is saved and ends.
+      profile: a folder for a trace of PROFILED_CALLS, which TensorBoard opens.
     Returns:
       The last state.
     Raises:
@@ -175,6 +182,8 @@ def train_and_evaluate(
         config = config.copy_and_resolve_references()
         stored = runs.read_config(workdir).get("steps_per_call", 1) if resuming else None
         config.steps_per_call = stored or steps_per_call(abstract_state)
+    if profile:
+        make_folder(profile)
     lock = runs.create(workdir, config, resuming)
 
     state = restored or gans.init(gan, config, jax.random.key(config.seed))
@@ -221,18 +230,29 @@ def train_and_evaluate(
     metrics: dict[str, jax.Array] = {}
     if step == 0 and config.sample_every and not ending:
         report_picture()
-    with tqdm(
-        total=config.num_steps * config.batch_size,
-        initial=step * config.batch_size,
-        unit="img",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
+    calls = 0
+    with (
+        tqdm(
+            total=config.num_steps * config.batch_size,
+            initial=step * config.batch_size,
+            unit="img",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+        contextlib.ExitStack() as tracing,
+    ):
         try:
             while step < config.num_steps and not ending:
                 previous = metrics
-                state, metrics, num = next_steps(config, gan, state, examples, indices, step)
-                jax.block_until_ready(previous)  # one call ahead, no more: stops are prompt
+                calls += 1
+                if profile and calls == PROFILED_CALLS.start:
+                    tracing.enter_context(jax.profiler.trace(profile))
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics, num = next_steps(config, gan, state, examples, indices, step)
+                    jax.block_until_ready(previous)  # one call ahead, no more: stops are prompt
+                if calls == PROFILED_CALLS.stop - 1:
+                    jax.block_until_ready(state)
+                    tracing.close()
                 step += num
                 if compiled_step == first_step:
                     jax.block_until_ready(state)
@@ -270,7 +290,18 @@ def train_and_evaluate(
     images, after_first = ((step - n) * config.batch_size for n in (first_step, compiled_step))
     rate = after_first / (end - compiled - evaluating)
     print(runs.summary(workdir, step, images, end - start, rate))
+    if profile:
+        traced = calls >= PROFILED_CALLS.start
+        print(f"  profile      {profile if traced else 'none: training was too short'}")
     return state
+
+
+def make_folder(profile: Path) -> None:
+    """Raises app.UsageError where there can be no such folder."""
+    try:
+        profile.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise app.UsageError(f"profile {profile}: {error.strerror}") from error
 
 
 def target_reached(config: ConfigDict, row: dict[str, Any]) -> bool:

@@ -335,6 +335,24 @@ def test_one_compilation_of_the_step_in_a_run(make_config, tmp_path):
     assert train.train_steps._cache_size() - before <= 2  # the second: what a checkpoint restored
 
 
+def test_a_profile_is_a_trace_of_some_calls(command, tmp_path):
+    steps = (*DIGITS, "--config.num_steps=130", "--config.log_every=10")
+    folder = tmp_path / "profile"
+    outcome = command(*steps, f"--workdir={tmp_path / 'a'}", f"--profile={folder}")
+    assert (outcome.code, f"profile      {folder}" in outcome.out) == (0, True)
+    (file,) = folder.rglob("*.xplane.pb")  # what TensorBoard's profile plugin reads
+    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    numbers = [dict(event.stats)["step_num"] for event in events if event.name == "train"]
+    assert numbers == list(range(10, 110, 10))
+    assert command(*steps, f"--workdir={tmp_path / 'b'}").code == 0
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    again = (*steps, f"--workdir={tmp_path / 'b'}", f"--profile={tmp_path / 'none'}")
+    assert "none: training was too short" in command(*again).out
+    outcome = command(*again[:-1], f"--profile={file}")
+    assert (outcome.code, outcome.err) == (2, f"train.py: profile {file}: File exists\n")
+
+
 MISTAKES = {
     "no config": ((), "--config=FILE is missing"),
     "no file": (("--config=configs/nope.py",), "configs/nope.py does not exist"),
