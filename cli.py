@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+import runtime
 from configs import default
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder; train.py resumes a run there.")
@@ -64,6 +65,8 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")
+            runtime.keep_memory()
+            runtime.keep_programs()
             main(argv)
         except app.UsageError as error:
             fail(error)

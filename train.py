@@ -120,7 +120,8 @@ def main(argv: list[str]) -> None:
     name = cli.WORKDIR.value or default_workdir(config, cli.config_name())
     workdir = Path(os.path.expanduser(name))
     init_from, profile = (
-        Path(os.path.expanduser(flag.value)) if flag.value else None for flag in (INIT_FROM, PROFILE)
+        Path(os.path.expanduser(flag.value)) if flag.value else None
+        for flag in (INIT_FROM, PROFILE)
     )
     train_and_evaluate(config, workdir, init_from, lambda: bool(signals), profile)
     if signals:

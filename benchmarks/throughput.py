@@ -42,6 +42,7 @@ sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
 import gan as gans  # noqa: E402
+import runtime  # noqa: E402
 import train  # noqa: E402
 from benchmarks.workloads import CPU_WORKLOADS, WORKLOADS, make_config  # noqa: E402
 
@@ -173,6 +174,8 @@ def serve(connection: Connection, side: str, workload: str, batch_size: int | No
     """A side's process: for every number of steps received, a Report or what went wrong."""
     try:
         config = make_config(workload, batch_size)
+        if side == "twoplayer":
+            runtime.keep_memory()  # as train.py does
         run = twoplayer_steps(config) if side == "twoplayer" else pytorch_steps(config, side)
         for num in iter(connection.recv, 0):
             seconds = timed(functools.partial(run, num))

@@ -24,6 +24,7 @@ import cli
 
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 4)  # for meshes
+jax.config.update("jax_enable_compilation_cache", False)  # in this process; a command's may
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker:  # slower programs, compiled in a half to a quarter of the time; alone tests do without
     quick = "--xla_backend_optimization_level=0"

@@ -173,6 +173,39 @@ def test_killed_and_started_again(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_compiled_programs_are_kept(tmp_path):
+    """A second start finds them and has the same bits; damaged or in others' hands they are not run."""
+    programs = tmp_path / "twoplayer" / "programs"
+
+    def start(name: str) -> tuple[list[str], str]:
+        command = [sys.executable, *DIGITS, "--config.num_steps=8", f"--workdir={tmp_path / name}"]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+        outcome = subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
+        return sorted(path.name for path in programs.glob("*-cache")), outcome.stderr
+
+    compiled, _ = start("cold")
+    assert any("train_steps" in name for name in compiled)
+    assert programs.stat().st_mode & 0o777 == 0o700
+    written = {name: (programs / name).stat().st_mtime_ns for name in compiled}
+    assert start("warm") == (compiled, "")
+    assert written == {name: (programs / name).stat().st_mtime_ns for name in compiled}
+    for name in compiled:
+        content = bytearray((programs / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (programs / name).write_bytes(content)
+    _, err = start("damaged")
+    assert "Error reading persistent compilation cache entry" in err
+    shutil.rmtree(programs)
+    programs.mkdir()
+    programs.chmod(0o777)
+    kept, err = start("shared")
+    assert (kept, "others can write to" in err) == ([], True)
+    for name in ("warm", "damaged", "shared"):
+        assert_same_run(tmp_path / "cold", tmp_path / name)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_stops(tmp_path, number, code):
     command = [

@@ -1,0 +1,50 @@
+"""What the process keeps: tests/test_train.py has compiled programs, here is memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PAGE_FAULTS = """
+import resource
+import sys
+
+import jax
+import jax.numpy as jnp
+import runtime
+
+if sys.argv[1] == "kept":
+    runtime.keep_memory()
+step = jax.jit(lambda x: x + 1)
+numbers = jnp.zeros(2**24)  # 64 MiB
+for _ in range(3):
+    step(numbers).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step(numbers).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc"
+)
+def test_memory_is_kept_from_call_to_call():
+    def page_faults(how: str, **settings: str) -> int:
+        environment = {k: x for k, x in os.environ.items() if not k.startswith("MALLOC_")}
+        environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **settings}
+        words = [sys.executable, "-c", PAGE_FAULTS, how]
+        outcome = subprocess.run(
+            words, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return int(outcome.stdout)
+
+    pages = 20 * 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert page_faults("kept") < pages / 20
+    usual = page_faults("usual")
+    if usual > pages / 2:  # huge pages for all would make them few
+        assert page_faults("kept", MALLOC_ARENA_MAX="4") > pages / 2  # the user's own settings
