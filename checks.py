@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 SMALLEST, LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
-SHIFTED = ("wasserstein", "relativistic_average", "relativistic_paired")  # blind to D + constant
+RELATIVISTIC = ("relativistic_average", "relativistic_paired")
+SHIFTED = ("wasserstein", *RELATIVISTIC)  # blind to D + constant
 PLAYERS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
@@ -63,10 +64,16 @@ def check_values(config: ConfigDict) -> None:
         config.batch_size % config.accumulate == 0,
         f"accumulate={config.accumulate} does not divide batch_size={config.batch_size}",
     )
+    together = config.batch_size // config.accumulate
     _require(
-        config.batch_size // config.accumulate % config.packing == 0,
-        f"packing={config.packing} does not divide the {config.batch_size // config.accumulate} "
-        "examples of a (micro-)batch",
+        together % config.packing == 0,
+        f"packing={config.packing} does not divide the {together} examples of a (micro-)batch",
+    )
+    group, judged = config.discriminator.minibatch_stddev or 0, together // config.packing
+    _require(
+        group >= 0 and (not group or judged % min(group, judged) == 0),
+        f"discriminator.minibatch_stddev={group} does not divide the {judged} images or packs of a "
+        "(micro-)batch",
     )
     methods: dict[str, dict] = {
         "penalties": PENALTIES,
@@ -241,12 +248,13 @@ def _check_game(config: ConfigDict) -> None:
         + ", ".join(f"{name} draws D's gradient to {norm}" for name, norm in norms.items()),
     )
     _require(
-        "lecam" not in on or loss not in SHIFTED,
+        "lecam" not in on or loss not in RELATIVISTIC,
         f"penalties.lecam is of the logits themselves, and loss={loss} of their differences alone",
     )
     _require(
         loss != "wasserstein"
         or norms
+        or "lecam" in on
         or config.weight_clip
         or config.discriminator.norm == "spectral",
         "loss=wasserstein needs a bound on D: penalties.gp=10, weight_clip=0.01, or "

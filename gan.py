@@ -501,7 +501,9 @@ def sample(
 
 
 @jax.jit(static_argnums=0)
-def standing_statistics(gan: Gan, network: Network, key: jax.Array) -> Network:
+def standing_statistics(
+    gan: Gan, network: Network, key: jax.Array, truncation: float | None = None
+) -> Network:
     """A generator whose batch statistics are the means over batches of its own samples.
 
     An average's running statistics are averages of other generators'. Labels are drawn uniformly.
@@ -519,7 +521,7 @@ def standing_statistics(gan: Gan, network: Network, key: jax.Array) -> Network:
     total = empty
     for i in range(gan.standing_batches):
         latent_key, label_key = jax.random.split(jax.random.fold_in(key, i))
-        latents = draw_latents(gan, latent_key, gan.batch_size)
+        latents = draw_latents(gan, latent_key, gan.batch_size, truncation)
         labels = None
         if gan.num_classes:
             labels = jax.random.randint(label_key, (gan.batch_size,), 0, gan.num_classes)

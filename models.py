@@ -112,7 +112,8 @@ class MLPGenerator(nn.Module):
     """`depth` hidden layers of `width` with leaky ReLU, then one number a pixel.
 
     The output is linear: it is in no way kept within [-1, 1], but pictures and scores clip it.
-    Source: the generator of Goodfellow et al. 2014's MNIST experiment, leaky instead of plain ReLU.
+    Source: the generator of Goodfellow et al. 2014's MNIST experiment; leaky instead of plain ReLU,
+    a linear instead of a sigmoid output, narrower.
     """
 
     shape: tuple[int, ...]

@@ -75,8 +75,8 @@ def zero_centred_gp(seen: Seen) -> jax.Array:
 def dragan(seen: Seen) -> jax.Array:
     """How far the norm of D's gradient is from 1, squared, around real examples.
 
-    The noise is uniform within half a standard deviation of the batch, as the authors' code has
-    it, where the paper's text has a Gaussian.
+    The noise is uniform within half a standard deviation of the batch, where the paper's text has
+    a Gaussian. Deviation: the authors' code draws each example back by a share of its own.
     Source: Kodali et al. 2017, section 2.5 (its weight is 10).
     """
 

@@ -254,7 +254,8 @@ def draw(
     if labels is not None:
         labels = np.resize(labels, (batches, BATCH_SIZE))
     with jax.default_matmul_precision("highest"):
-        network = gans.standing_statistics(gan, network, jax.random.fold_in(key, batches))
+        standing_key = jax.random.fold_in(key, batches)
+        network = gans.standing_statistics(gan, network, standing_key, truncation)
         for i in range(batches):
             given = None if labels is None else jax.numpy.asarray(labels[i])
             batch_key = jax.random.fold_in(key, i)

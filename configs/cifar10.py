@@ -16,4 +16,7 @@ def get_config(recipe: str = "dcgan") -> ConfigDict:
         config.discriminator.widths = (128, 64, 32, 16)
     config.num_steps = 20_000
     config.eval_every = 5_000
+    if recipe == "r3gan_cifar10":  # the published 250 million images
+        config.num_steps = 488_282
+        config.eval_every = 10_000
     return config

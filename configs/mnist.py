@@ -4,7 +4,7 @@
     python train.py --config=configs/mnist.py:goodfellow
 
 On 2 CPU cores: 5,000 steps in 6.5 min (1,700 images/s), on one of them in 12; goodfellow's 20,000
-in a minute of one core (59,000 images/s). evaluate.py takes 17 s for 10,000 samples.
+in 45 s of one core (59,000 images/s). evaluate.py takes 17 s for 10,000 samples.
 Expect after 5,000 steps all ten classes, in clean strokes of which some are no digit, and an
 fd_classifier of 1.75 ± 0.19 (seeds 3 to 5, which did not choose the recipe; real digits: 0.007).
 goodfellow's digits are full of noise, with an fd_classifier of 77. docs/recipes.md compares them.

@@ -4,7 +4,7 @@
     python train.py --config=configs/ring.py --config.dataset=grid  # 25 Gaussians
 
 A recipe plays its game here between MLPs, spectrally normalised where it has its D so. Those that
-shift or recolour images (bcr, diffaugment, ada) have nothing to play with.
+shift or recolour images (bcr, diffaugment, ada, r3gan_cifar10) have nothing to play with.
 """
 
 from ml_collections import ConfigDict

@@ -97,6 +97,9 @@ def test_a_gradient_penalty_through_batch_normalisation_is_refused(check):
         ({"packing": 3}, "packing=3 does not divide the 8 examples"),
         ({"packing": 2, "accumulate": 8}, "does not divide the 1 examples"),
         ({"packing": 0}, "packing must be at least 1"),
+        ({"discriminator.minibatch_stddev": 3}, "minibatch_stddev=3 does not divide the 8 images"),
+        ({"discriminator.minibatch_stddev": 3, "packing": 2}, "does not divide the 4 images or packs"),
+        ({"discriminator.minibatch_stddev": -2}, "minibatch_stddev=-2 does not"),
         ({"packing": 2, "conditional": True}, "several labels together"),
         ({"d_augment.cutout": 1.5}, "d_augment.cutout is at most 1"),
         ({"d_augment_probability": -1.0}, "d_augment_probability must be 0"),
@@ -131,12 +134,25 @@ def labelled(dataset):
         {"loss": "wasserstein", "penalties.r1": 0.0, "weight_clip": 0.01},
         {"loss": "wasserstein", "penalties.r1": 0.0, "penalties.gp": 10.0},
         {"loss": "wasserstein", "penalties.r1": 0.0, "discriminator.norm": "spectral"},
+        {
+            "loss": "wasserstein",
+            "penalties.r1": 0.0,
+            "penalties.lecam": 0.1,
+        },  # LeCam's theory has it
         {"penalties.r2": 1.0, "penalties.bcr": 1.0, "penalties.lecam": 1.0, "packing": 4},
         {"ada_target": 0.6, "d_augment.geometric": 1.0, "conditional": True},
     ],
 )
 def test_what_fits_together(check, change):
     check("mescheder", dataset=labelled(IMAGES), **change)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "resnet", "r3gan"])
+def test_minibatch_deviations_in_training(check, name):
+    """Groups of 4 of 8 images, of 2 of 4 in packs, and a batch that is smaller than a group."""
+    networks = {"generator.name": name, "discriminator.name": name}
+    for group, packing in ((4, 1), (2, 2), (100, 1)):
+        check(**networks, **{"discriminator.minibatch_stddev": group, "packing": packing})
 
 
 def test_labels_and_images_are_needed_where_they_are_looked_at(check):

@@ -140,6 +140,17 @@ def test_at_probability_0_augmentations_change_no_bit(make_config):
     assert (next(kernels) != next(kernels)).any()
 
 
+def test_a_penalty_sees_an_image_in_the_losses_own_transform(make_config, monkeypatch):
+    def difference(seen):
+        real = seen.look_at_real(seen.real) - seen.real_logits
+        return jnp.abs(real) + jnp.abs(seen.look_at_fake(seen.fake) - seen.fake_logits)
+
+    monkeypatch.setitem(PENALTIES, "r1", difference)
+    changes = {"d_augment.translation": 1.0, "penalties.r1": 1.0}
+    _, gan, state = small(make_config, "mescheder", **changes)
+    assert float(gans.update(gan, state, make_batch(gan))[1]["r1"]) < 1e-6
+
+
 def test_lecams_averages_move_once_an_update_of_d(make_config):
     _, gan, state = small(make_config, "mescheder", d_steps=2, **{"penalties.lecam": 0.1})
     after, metrics = gans.update(gan, state, make_batch(gan))
