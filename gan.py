@@ -512,6 +512,7 @@ def standing_statistics(
       gan: static; without `standing_batches` the network stays as it is.
       network: `state.average`.
       key: a PRNG key.
+      truncation: of the latents, as in `draw_latents`.
     Source: Brock et al. 2019, appendix D.
     """
     if not gan.standing_batches:
