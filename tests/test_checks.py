@@ -138,7 +138,7 @@ def labelled(dataset):
             "loss": "wasserstein",
             "penalties.r1": 0.0,
             "penalties.lecam": 0.1,
-        },  # LeCam's theory has it
+        },  # it bounds the logits
         {"penalties.r2": 1.0, "penalties.bcr": 1.0, "penalties.lecam": 1.0, "packing": 4},
         {"ada_target": 0.6, "d_augment.geometric": 1.0, "conditional": True},
     ],
