@@ -320,7 +320,7 @@ def update(
 
 
 def updates(
-    gan: Gan, state: GanState, read: Callable[[jax.Array], Batch], num: jax.Array
+    gan: Gan, state: GanState, read: Callable[[jax.Array], Batch], num: int | jax.Array
 ) -> tuple[GanState, dict[str, jax.Array]]:
     """Many steps as one loop of the compiled program; a step's bits do not depend on how many.
 

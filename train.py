@@ -41,7 +41,8 @@ PROFILE = flags.DEFINE_string("profile", None, "A folder for a trace of some ste
 
 NUM_SAMPLES = 100  # of a picture
 PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
-STEPS_PER_CALL = 64  # where loops gain; a call of an MLP's steps takes some 0.2 s of a CPU
+STEPS_PER_CALL = 50  # where loops gain; half of log_every, so that every call has as many
+LONG_STEP = 2e9  # parameters times examples: a step of so many takes longer than a call does
 # Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
 ORDER_KEY, PICTURE_KEY = 2**32 - 1, 2**32 - 2
 
@@ -52,16 +53,18 @@ def train_steps(
     state: gans.GanState,
     examples: dict[str, jax.Array],
     indices: jax.Array,
-    num: jax.Array,
+    num: jax.Array | None = None,
     lazy: bool = True,
 ) -> tuple[gans.GanState, dict[str, jax.Array]]:
     """`num` updates on the examples at `indices`, [steps_per_call, ...]; the last one's metrics.
 
+    None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
     """
     if len(indices) == 1:
         return gans.update(gan, state, data.take(examples, indices[0]), lazy)
-    return gans.updates(gan, state, lambda i: data.take(examples, indices[i]), num)
+    num_steps = len(indices) if num is None else num
+    return gans.updates(gan, state, lambda i: data.take(examples, indices[i]), num_steps)
 
 
 def next_steps(
@@ -81,15 +84,19 @@ def next_steps(
     ends = [every - step % every for every in reports if every]
     num = min(config.steps_per_call, config.num_steps - step, *ends)
     lazy = (step + num) % config.lazy_every == 0
-    rows = [indices(step + min(i, num - 1)) for i in range(config.steps_per_call)]
-    state, metrics = train_steps(gan, state, examples, np.stack(rows), num, lazy or len(rows) > 1)
+    rows = np.stack([indices(step + min(i, num - 1)) for i in range(config.steps_per_call)])
+    fewer = num if num < len(rows) else None
+    state, metrics = train_steps(gan, state, examples, rows, fewer, lazy or len(rows) > 1)
     carried = {name: metrics[name] for name in metrics if lazy or name not in gan.penalties}
     return state, carried, num
 
 
-def steps_per_call(state: gans.GanState) -> int:
-    """What the platform gains by, for these networks."""
-    return STEPS_PER_CALL if gans.loops_gain(state) else 1
+def steps_per_call(gan: gans.Gan, state: gans.GanState) -> int:
+    """What the platform gains by, for these networks; 1 of long steps, so that stops are prompt."""
+    players = state.generator.params, state.discriminator.params
+    size = sum(leaf.size for leaf in jax.tree.leaves(players))
+    long = size * gan.batch_size >= LONG_STEP
+    return STEPS_PER_CALL if gans.loops_gain(state) and not long else 1
 
 
 @functools.partial(jax.jit, static_argnames="gan")
@@ -182,7 +189,7 @@ def train_and_evaluate(
     if config.steps_per_call is None:
         config = config.copy_and_resolve_references()
         stored = runs.read_config(workdir).get("steps_per_call", 1) if resuming else None
-        config.steps_per_call = stored or steps_per_call(abstract_state)
+        config.steps_per_call = stored or steps_per_call(gan, abstract_state)
     if profile:
         make_folder(profile)
     lock = runs.create(workdir, config, resuming)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -214,8 +214,11 @@ class Trainer:
         device: of torch.
         compiled: the networks, by `torch.compile`.
         channels_last: images and kernels in that order in memory.
-        graphs: the compiled networks as CUDA graphs.
+        graphs: the step is to be recorded (`Graphs`).
         """
+        if device == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, as in JAX
+            torch.backends.cudnn.benchmark = True
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.config, self.device, self.layout = config, device, layout
         self.dtype = torch.bfloat16 if config.precision == "bfloat16" else None
@@ -227,9 +230,8 @@ class Trainer:
         self.call_generator: Any = self.generator
         self.call_discriminator: Any = self.discriminator
         if compiled:
-            mode = "reduce-overhead" if graphs else None
-            self.call_generator = torch.compile(self.generator, mode=mode)
-            self.call_discriminator = torch.compile(self.discriminator, mode=mode)
+            self.call_generator = torch.compile(self.generator)
+            self.call_discriminator = torch.compile(self.discriminator)
         self.loss, self.latent_dim = LOSSES[config.loss], gan.latent_dim
         self.optimizers = {
             name: torch.optim.Adam(
@@ -237,6 +239,7 @@ class Trainer:
                 lr=config.optimizer[name].learning_rate,
                 betas=(config.optimizer[name].b1, config.optimizer[name].b2),
                 fused=True,
+                capturable=graphs,
             )
             for name in ("generator", "discriminator")
         }
@@ -305,6 +308,42 @@ class Trainer:
         self.optimizers[player].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers[player].step()
+
+
+class Graphs:
+    """A step as CUDA graphs, which are recorded once and then replayed: no call but one a step.
+
+    Those with penalties and those without are two.
+    """
+
+    def __init__(self, step: Callable[[int, Tensor], Any], lazy_every: int) -> None:
+        """Args:
+        step: of its number and which images it takes, on the device.
+        lazy_every: the steps that differ.
+        """
+        self.step, self.lazy_every = step, lazy_every
+        self.recorded: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def __call__(self, number: int, rows: Tensor) -> None:
+        lazy = (number + 1) % self.lazy_every == 0
+        if lazy not in self.recorded:
+            self.recorded[lazy] = self.record(number, rows.clone())
+        graph, recorded_rows = self.recorded[lazy]
+        recorded_rows.copy_(rows)
+        graph.replay()
+
+    def record(self, number: int, rows: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """After some steps on a stream of their own, which choose algorithms and compile."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.step(number, rows)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step(number, rows)
+        return graph, rows
 
 
 def _numbers(module: nn.Module) -> Iterable[Tensor]:

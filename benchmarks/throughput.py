@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import math
 import multiprocessing
 import os
 import resource
@@ -48,9 +47,25 @@ from benchmarks.workloads import CPU_WORKLOADS, WORKLOADS, make_config  # noqa: 
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 
+# How PyTorch runs.
+PYTORCH: dict[str, dict[str, bool]] = {
+    "eager": {},
+    "compiled": {"compiled": True},
+    "compiled, channels last": {"compiled": True, "channels_last": True},
+    "channels last, CUDA graph": {"channels_last": True, "graphs": True},
+    "compiled, channels last, CUDA graph": {
+        "compiled": True,
+        "channels_last": True,
+        "graphs": True,
+    },
+}
+
 CHOSEN = flags.DEFINE_multi_enum("workload", None, list(WORKLOADS), "Several times; default: all.")
 PART = flags.DEFINE_multi_enum(
     "part", None, ["steps", "batches", "start", "whole"], "Several times; default: all."
+)
+SIDES = flags.DEFINE_multi_enum(
+    "side", None, list(PYTORCH), "Of PyTorch's, several times; default: all there are."
 )
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Blocks of steps of each side.")
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Of a block, about.")
@@ -73,13 +88,20 @@ class Report(NamedTuple):
 
 def main(argv: list[str]) -> None:
     del argv
+    # All sides share a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     on_gpu = jax.default_backend() == "gpu"
-    names = CHOSEN.value or list(WORKLOADS if on_gpu else CPU_WORKLOADS)
-    found: dict[str, Any] = {"device": device(), "gemm_flops": gemm_rate()}
+    found: dict[str, Any] = {"device": device(), "gemm_flops": {}}
+    print(found["device"])
     for part in PART.value or PARTS:
-        measure, words = PARTS[part]
-        found[part] = measure(names)
-        print(f"\n{words(found)}\n", flush=True)
+        measure, titles, rows, usual = PARTS[part]
+        print(f"\n{line(titles)}\n{line(['---'] * len(titles))}", flush=True)
+        found[part] = {}
+        chosen = usual if part == "start" else CHOSEN.value
+        for name in chosen or usual or (WORKLOADS if on_gpu else CPU_WORKLOADS):
+            found[part][name] = measure(name)
+            for row in rows(name, found[part][name]):
+                print(line(row), flush=True)  # a row is there as soon as it is measured
     if JSON.value:
         print(json.dumps(found))
 
@@ -92,7 +114,7 @@ def twoplayer_steps(config: ConfigDict) -> Steps:
     indices = data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan), None)
     config = config.copy_and_resolve_references()
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
-    config.steps_per_call, config.num_steps = train.steps_per_call(state), 0
+    config.steps_per_call, config.num_steps = train.steps_per_call(gan, state), 0
     step = 0
 
     def run(num: int) -> None:
@@ -119,24 +141,26 @@ def pytorch_steps(config: ConfigDict, how: str) -> Steps:
     dataset, gan, _ = train.prepare(config)
     images = torch.from_numpy(np.moveaxis(dataset.images, -1, 1).copy()).to(device)
     trainer = pytorch_gan.Trainer(config, gan, images.shape[1:], device, **PYTORCH[how])
-    step, order = 0, iter(list[torch.Tensor]())
+    size, step = config.batch_size, 0
+    order = iter(list[torch.Tensor]())
+
+    def train_step(number: int, rows: torch.Tensor) -> None:
+        trainer.step(number, [trainer.to_float(images[r]) for r in rows])
+
+    if PYTORCH[how].get("graphs"):
+        train_step = pytorch_gan.Graphs(train_step, config.lazy_every)
 
     def batches() -> Iterator[torch.Tensor]:
-        for rows in torch.randperm(len(images), device=device).split(config.batch_size):
-            if len(rows) == config.batch_size:
-                yield trainer.to_float(images[rows])
-
-    def batch() -> torch.Tensor:
-        nonlocal order
-        if (found := next(order, None)) is None:
-            order = batches()
-            found = next(order)
-        return found
+        rows = torch.randperm(len(images), device=device)
+        return iter(rows[: len(rows) // (2 * size) * 2 * size].view(-1, 2, size))
 
     def run(num: int) -> None:
-        nonlocal step
+        nonlocal order, step
         for _ in range(num):
-            trainer.step(step, (batch(), batch()))
+            if (rows := next(order, None)) is None:
+                order = batches()
+                rows = next(order)
+            train_step(step, rows)
             step += 1
         if device == "cuda":
             torch.cuda.synchronize()
@@ -152,22 +176,11 @@ def pytorch_steps(config: ConfigDict, how: str) -> Steps:
     return run
 
 
-PYTORCH: dict[str, dict[str, bool]] = {
-    "eager": {},
-    "compiled": {"compiled": True},
-    "compiled, channels last": {"compiled": True, "channels_last": True},
-    "compiled, channels last, CUDA graphs": {
-        "compiled": True,
-        "channels_last": True,
-        "graphs": True,
-    },
-}
-
-
 def sides() -> list[str]:
     """Twoplayer, and the ways in which PyTorch runs on this device."""
     on_gpu = jax.default_backend() == "gpu"
-    return ["twoplayer", *(how for how in PYTORCH if on_gpu or "graphs" not in PYTORCH[how])]
+    chosen = SIDES.value or [how for how in PYTORCH if on_gpu or "graphs" not in PYTORCH[how]]
+    return ["twoplayer", *chosen]
 
 
 def serve(connection: Connection, side: str, workload: str, batch_size: int | None) -> None:
@@ -181,7 +194,7 @@ def serve(connection: Connection, side: str, workload: str, batch_size: int | No
             seconds = timed(functools.partial(run, num))
             connection.send(Report(seconds / num, peak_memory(side)))
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        connection.send(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def peak_memory(side: str) -> int:
@@ -239,11 +252,11 @@ def in_turn(workload: str, batch_size: int | None, names: list[str]) -> dict[str
     period = make_config(workload).lazy_every
     blocks: dict[str, list[Report]] = {name: [] for name in names}
     lengths = {}
-    for name, process in processes.items():  # compiles, then a first look at the speed
-        process.run(period)
-        first = process.run(period)
-        if first:
-            lengths[name] = period * max(1, round(SECONDS.value / first.seconds / period))
+    for name, process in processes.items():
+        if process.run(period):  # compiles
+            lengths[name] = block_length(process, period)
+        words = process.error or f"{lengths[name]} steps a block"
+        print(f"{workload}, {name}: {words}", file=sys.stderr, flush=True)
     for _ in tqdm(range(ROUNDS.value), f"{workload} {batch_size or ''}", disable=None):
         for name, num in lengths.items():
             report = processes[name].run(num)
@@ -266,60 +279,76 @@ def in_turn(workload: str, batch_size: int | None, names: list[str]) -> dict[str
     return found
 
 
+def block_length(process: Process, period: int) -> int:
+    """How many steps take `--seconds`, after as long a time, in which memory is taken for good."""
+    num, seconds = period, 0.0
+    while seconds < SECONDS.value:
+        report = process.run(num)
+        if report is None:
+            return period
+        seconds += num * report.seconds
+        num = period * max(1, round(SECONDS.value / report.seconds / period))
+    return num
+
+
 def spread(values: Iterator[float]) -> list[float]:
     """The median, the least and the greatest."""
     ordered = sorted(values)
     return [statistics.median(ordered), ordered[0], ordered[-1]]
 
 
-def compare_steps(names: list[str]) -> dict[str, Any]:
-    """Every workload, all sides in turn, with what its step costs."""
-    return {name: in_turn(name, None, sides()) | {"flops": flops(name)} for name in names}
-
-
-def compare_batches(names: list[str]) -> dict[str, Any]:
-    """The first workload with batches of 32 to 1,024, Twoplayer and eager PyTorch."""
+def compare_steps(name: str) -> dict[str, Any]:
+    """All sides in turn, with what a step costs and what the device can do."""
     return {
-        name: {size: in_turn(name, size, ["twoplayer", "eager"]) for size in BATCHES}
-        for name in names[:2]
+        "sides": in_turn(name, None, sides()),
+        "flops": flops(name),
+        "gemm_flops": gemm_rate(make_config(name).precision),
     }
+
+
+def compare_batches(name: str) -> dict[str, Any]:
+    """Batches of 32 to 1,024, Twoplayer and eager PyTorch."""
+    return {str(size): in_turn(name, size, ["twoplayer", "eager"]) for size in BATCHES}
 
 
 def flops(workload: str) -> float:
     """Of a step, the mean over a lazy period, as XLA counts the operations that we ask for."""
     config = make_config(workload)
     _, gan, _ = train.prepare(config)
-    state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
-    batch = gans.abstract_batch(gan)
 
     def count(lazy: bool) -> float:
-        with mock.patch("layers.PATCHES", math.inf):  # of a loop XLA counts one turn
-            step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy)).lower(state, batch)
-        cost: Any = step.cost_analysis()
+        # Lowered for the CPU, the only backend that counts, in the convolutions' plain form.
+        with (
+            jax.default_device(jax.devices("cpu")[0]),
+            mock.patch("jax.default_backend", return_value="gpu"),
+        ):
+            state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+            step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy))
+            cost: Any = step.lower(state, gans.abstract_batch(gan)).cost_analysis()
         return cost["flops"]
 
     every = config.lazy_every
     return (count(True) + (every - 1) * count(False)) / every if every > 1 else count(True)
 
 
-def gemm_rate(size: int = 2048, dtype: Any = jnp.float32) -> float:
+def gemm_rate(precision: str) -> float:
     """FLOP/s of the fastest of some square matrix products."""
-    matrix = jnp.ones((size, size), dtype)
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jax.random.normal(jax.random.key(0), (size, size), precision)
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(matrix, matrix))
     best = min(timed(lambda: jax.block_until_ready(product(matrix, matrix))) for _ in range(10))
     return 2 * size**3 / best
 
 
-def starts(names: list[str]) -> dict[str, float]:
-    """Seconds from the command to the first row, on digits: nothing compiled before, and after."""
-    del names
+def starts(page: str) -> dict[str, float]:
+    """Seconds from the command to the first row: nothing compiled before, and after."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("cold", "warm"):
             workdir = Path(folder) / kind
             environment = os.environ | {"XDG_CACHE_HOME": folder}
-            command = [sys.executable, "train.py", "--config=configs/digits.py"]
+            command = [sys.executable, "train.py", f"--config={page}"]
             command += [f"--workdir={workdir}", "--config.num_steps=1", "--config.log_every=1"]
             start = time.perf_counter()
             process = subprocess.Popen(
@@ -333,13 +362,11 @@ def starts(names: list[str]) -> dict[str, float]:
     return found
 
 
-def whole(names: list[str]) -> dict[str, Any]:
-    """train.py's images/s with its rows, pictures and checkpoints, and those of its bare steps."""
-    return {name: whole_run(name) for name in names}
+def whole(workload: str) -> dict[str, Any]:
+    """Steps/s of train.py with its rows, pictures and checkpoints, and those of its bare steps.
 
-
-def whole_run(workload: str) -> dict[str, float]:
-    """Three runs of train.py of a thousand steps or more, each after a block of bare steps."""
+    Of three runs of a thousand steps or more, each after a block of bare ones.
+    """
     page, changes = WORKLOADS[workload]
     process = Process("twoplayer", workload)
     process.run(16)
@@ -374,76 +401,66 @@ def device() -> str:
     )
 
 
-def table(titles: list[str], rows: list[list[str]]) -> str:
-    """In Markdown."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def line(cells: list[str]) -> str:
+    """Of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
 
 
-def steps_table(found: dict[str, Any]) -> str:
-    rows = []
-    for name, by_side in found["steps"].items():
-        ours = by_side["twoplayer"]
-        rate = by_side["flops"] / ours["seconds"] if "seconds" in ours else math.nan
-        for side in sides():
-            own = by_side[side]
-            if "error" in own:
-                rows.append([name, side, own["error"], "", "", ""])
-                continue
-            share = f"{rate / found['gemm_flops']:.0%}" if side == "twoplayer" else ""
-            rows.append(
-                [
-                    name,
-                    side,
-                    f"{1000 * own['seconds']:.3g}",
-                    "" if side == "twoplayer" else ratio_words(own["ratio"]),
-                    f"{own['memory'] / 1e6:,.0f}",
-                    f"{by_side['flops'] / 1e9:.3g} GFLOP, {share}" if share else "",
-                ]
-            )
-    titles = ["workload", "side", "ms a step", "times twoplayer's", "MB", "step, share of GEMM"]
-    return (
-        f"{found['device']}; GEMM {found['gemm_flops'] / 1e9:,.0f} GFLOP/s\n\n{table(titles, rows)}"
-    )
+def steps_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
+    for side, own in found["sides"].items():
+        if "error" in own:
+            yield [name, side, own["error"], "", "", "", ""]
+            continue
+        row = [name, side, f"{1000 * own['seconds']:.3g}"]
+        row += [ratio_words(own["ratio"]), f"{own['memory'] / 1e6:,.0f}", "", ""]
+        if side == "twoplayer":
+            share = found["flops"] / own["seconds"] / found["gemm_flops"]
+            gemm = f"{share:.0%} of {found['gemm_flops'] / 1e12:.3g}"
+            row[3:] = ["", row[4], f"{found['flops'] / 1e9:.3g}", gemm]
+        yield row
 
 
-def batches_table(found: dict[str, Any]) -> str:
-    rows = [
-        [
-            name,
-            str(size),
-            *(f"{1e6 * by_side[side]['seconds'] / size:,.0f}" for side in ("twoplayer", "eager")),
-            ratio_words(by_side["eager"]["ratio"]),
-        ]
-        for name, by_size in found["batches"].items()
-        for size, by_side in by_size.items()
-    ]
-    titles = ["workload", "batch", "µs an image, twoplayer", "PyTorch eager", "ratio"]
-    return table(titles, rows)
+def batches_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
+    for size, by_side in found.items():
+        ours, theirs = (1e6 * by_side[s]["seconds"] / int(size) for s in ("twoplayer", "eager"))
+        ratio = ratio_words(by_side["eager"]["ratio"])
+        yield [name, size, f"{ours:,.0f}", f"{theirs:,.0f}", ratio]
 
 
-def start_table(found: dict[str, Any]) -> str:
-    rows = [[kind, f"{seconds:.1f}"] for kind, seconds in found["start"].items()]
-    return table(["start", "seconds to the first row"], rows)
+def starts_rows(page: str, found: dict[str, float]) -> Iterator[list[str]]:
+    yield [page, *(f"{found[kind]:.1f}" for kind in ("cold", "warm"))]
 
 
-def whole_table(found: dict[str, Any]) -> str:
-    rows = [
-        [name, f"{own['steps_per_second']:.4g}", ratio_words(own["share"])]
-        for name, own in found["whole"].items()
-    ]
-    return table(["workload", "train.py, steps/s", "of its bare steps"], rows)
+def whole_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
+    yield [name, f"{found['steps_per_second']:.4g}", ratio_words(found["share"])]
 
 
 def ratio_words(ratio: list[float]) -> str:
     return f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})"
 
 
-PARTS = {
-    "steps": (compare_steps, steps_table),
-    "batches": (compare_batches, batches_table),
-    "start": (starts, start_table),
-    "whole": (whole, whole_table),
+STEPS = ["workload", "side", "ms a step", "times ours", "MB", "GFLOP", "of GEMM's TFLOP/s"]
+# Of each: its measurement, the titles and rows of its table, and what it is usually of.
+PARTS: dict[str, tuple[Callable, list[str], Callable, list[str]]] = {
+    "steps": (compare_steps, STEPS, steps_rows, []),
+    "batches": (
+        compare_batches,
+        ["workload", "batch", "µs an image, twoplayer", "PyTorch eager", "ratio"],
+        batches_rows,
+        ["mlp", "dcgan"],
+    ),
+    "start": (
+        starts,
+        ["page", "seconds to the first row, cold", "warm"],
+        starts_rows,
+        ["configs/digits.py"],
+    ),
+    "whole": (
+        whole,
+        ["workload", "train.py, steps/s", "of its bare steps"],
+        whole_rows,
+        ["mlp", "dcgan"],
+    ),
 }
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ CPU_WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "r3gan": ("configs/mnist.py:r3gan", {}),
 }
 WORKLOADS = CPU_WORKLOADS | {
+    "dcgan_bf16": ("configs/mnist.py:dcgan", AVERAGE | {"precision": "bfloat16"}),
     # The preset's networks, batch and precision; labels and augmentations are left out.
     "r3gan_cifar10": ("configs/cifar10.py:r3gan_cifar10", PLAIN | {"augment.flip": 0.0}),
 }

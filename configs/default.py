@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     config.accumulate = 1  # micro-batches of a batch, one after the other: less memory
     config.num_steps = 5_000  # generator updates
     # Of one call of the compiled program; None: 1 where XLA is slow at loops (convolutions on a
-    # CPU), else 64, and what a run has begun with where it is resumed
+    # CPU) or a step is long, else 50, and what a run has begun with where it is resumed
     config.steps_per_call = config_dict.placeholder(int)
     config.optimizer = ConfigDict()
     for player in ("generator", "discriminator"):

@@ -464,6 +464,9 @@ def test_steps_in_one_call_are_those_of_single_calls(make_config, lazy_every):
         for ours, theirs in zip(divided(*sizes), whole):
             assert_equal(ours, theirs)
     assert steps._cache_size() == 1
+    known = jax.jit(functools.partial(steps.__wrapped__, num=7))  # as in a whole call of train.py
+    for ours, theirs in zip(known(first, jnp.stack(batches)), whole):
+        assert_equal(ours, theirs)
     for i in range(3):
         lazy = (i + 1) % lazy_every == 0
         looped, metrics = steps(first.replace(step=jnp.int32(i)), jnp.stack(batches), 1)

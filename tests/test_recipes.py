@@ -54,8 +54,9 @@ def test_recipes_with_the_same_networks_have_them_in_one_width(make_config):
             assert len({c[player].width for c in configs if c[player].name == name}) == 1
 
 
-def test_the_published_r3gan(make_config):
-    """The recipe's own networks and its step, without their numbers."""
+def test_the_published_r3gan(make_config, monkeypatch):
+    """The recipe's own networks and its step, without their numbers, as for an accelerator."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     config = make_config("configs/cifar10.py:r3gan_cifar10")
     dataset = data.Dataset(np.zeros((600, 32, 32, 3), np.uint8), np.zeros(600, np.int32), 10)
     gan = gans.make_gan(config, dataset.spec)
@@ -67,6 +68,7 @@ def test_the_published_r3gan(make_config):
     ]
     assert sizes == [20_781_952, 21_280_512]  # Huang et al. 2024, table 5
     assert {"r1", "r2"} <= set(gans.metric_names(gan, config))
+    assert train.steps_per_call(gan, state) == 1  # of half a second
     assert config.num_steps * config.batch_size >= 250e6
 
 

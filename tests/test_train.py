@@ -692,6 +692,15 @@ def test_steps_per_call_is_resolved_once(make_config, tmp_path):
     assert steps_per_call("c", "goodfellow", 6) == 1
 
 
+def test_convolutions_are_looped_on_a_gpu(make_config, monkeypatch):
+    config = make_config("configs/digits.py:dcgan")
+    gan = gans.make_gan(config, data.Spec((8, 8, 1), 10))
+    state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    assert train.steps_per_call(gan, state) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert train.steps_per_call(gan, state) == train.STEPS_PER_CALL
+
+
 def test_the_seed_is_of_weights_latents_and_order(make_config, tmp_path, monkeypatch):
     orders: dict[str, list] = {}
     keys: dict[str, np.ndarray] = {}
