@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 # Bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at.
-PATCHES = 10e6
-CHUNK = 4  # images whose patches stay in a CPU's cache
+PATCHES = 20e6
+CACHE = 1e6  # bytes of patches at a time, which stay in a CPU's cache
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -85,9 +85,11 @@ def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _by_patches(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
-    """`kernel_gradient` of stride 1 as a matrix product of patches, a few images at a time."""
+    """`kernel_gradient` of stride 1 as a matrix product with patches, a few images at a time."""
     batch, height, width, channels = inputs.shape
-    chunk = math.gcd(batch, CHUNK)
+    features = outputs.shape[3]
+    fitting = max(1, CACHE // (size**2 * inputs[0].size * inputs.dtype.itemsize))
+    chunk = math.gcd(batch, 2 ** int(math.log2(fitting)))
     margin = ((size - 1) // 2, size // 2)
     padded = jnp.pad(inputs, ((0, 0), margin, margin, (0, 0)))
     chunks = (x.reshape(batch // chunk, chunk, *x.shape[1:]) for x in (padded, outputs))
@@ -97,12 +99,13 @@ def _by_patches(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
         shifted = [
             images[:, i : i + height, j : j + width] for i in range(size) for j in range(size)
         ]
-        patches = jnp.concatenate(shifted, axis=-1)  # [chunk, H, W, size * size * C]
-        return total + jnp.einsum("bhwp,bhwd->pd", patches, gradients), None
+        patches = jnp.concatenate(shifted, axis=-1).reshape(-1, size**2 * channels)
+        # The smaller matrix comes first: XLA transposes the first one.
+        return total + gradients.reshape(-1, features).T @ patches, None
 
-    nothing = jnp.zeros((size**2 * channels, outputs.shape[3]), inputs.dtype)
+    nothing = jnp.zeros((features, size**2 * channels), inputs.dtype)
     total, _ = jax.lax.scan(add, nothing, tuple(chunks))
-    return total.reshape(size, size, channels, -1)
+    return total.T.reshape(size, size, channels, features)
 
 
 def _remember(bilinear: Callable) -> Callable:

@@ -75,8 +75,9 @@ def zero_centred_gp(seen: Seen) -> jax.Array:
 def dragan(seen: Seen) -> jax.Array:
     """How far the norm of D's gradient is from 1, squared, around real examples.
 
-    The noise is uniform within half a standard deviation of the batch, where the paper's text has
-    a Gaussian. Deviation: the authors' code draws each example back by a share of its own.
+    The noise is uniform in [0, half a standard deviation of the batch], as in the authors' code,
+    where the paper's text has a Gaussian. Deviation: that code multiplies each example's noise by
+    a uniform share of its own (kodalinaveen3/DRAGAN, DRAGAN.ipynb).
     Source: Kodali et al. 2017, section 2.5 (its weight is 10).
     """
 

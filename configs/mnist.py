@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import recipes
 
 
-def get_config(recipe: str = "pacgan") -> ConfigDict:
+def get_config(recipe: str = "acgan") -> ConfigDict:
     config = recipes.get_config(recipe)
     config.dataset = "mnist"
     if recipe == "r3gan":
