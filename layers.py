@@ -10,7 +10,6 @@ differentiates into the others, as often as one likes (in reverse mode).
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Bytes: a convolution with more of them has a kernel gradient that XLA:CPU is slow at.
-PATCHES = 20e6
-CACHE = 1e6  # bytes of patches at a time, which stay in a CPU's cache
+CACHE = 1e6  # bytes of a CPU core's cache, for the outputs of a kernel gradient
+PARTS = 16  # of a batch in it, at most: each is compiled by itself
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -56,12 +54,26 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
 
     [B, sH, sW, C], [B, H, W, D] to [size, size, C, D].
     """
-    patches = size**2 * inputs.size * inputs.dtype.itemsize
-    if stride == 1 and patches > PATCHES and jax.default_backend() == "cpu":
-        return _by_patches(inputs, outputs, size)
     shape = (size, size, inputs.shape[3], outputs.shape[3])
     kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
-    return jax.linear_transpose(lambda k: _native(inputs, k, stride), kernel)(outputs)[0]
+
+    def native(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda k: _native(inputs, k, stride), kernel)(outputs)[0]
+
+    parts = _parts(outputs) if jax.default_backend() == "cpu" else 1
+    pairs = zip(jnp.split(inputs, parts), jnp.split(outputs, parts))
+    return functools.reduce(jnp.add, (native(*pair) for pair in pairs))
+
+
+def _parts(outputs: jax.Array) -> int:
+    """Into how many a batch is split, so that a part's outputs stay in the cache of a CPU's core.
+
+    XLA sums a kernel's gradient over the images innermost, and fetches them at every pixel.
+    """
+    parts = 1
+    while parts < PARTS and outputs.nbytes > parts * CACHE and len(outputs) % (2 * parts) == 0:
+        parts *= 2
+    return parts
 
 
 def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -82,30 +94,6 @@ def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     before = (len(kernel) - stride) // 2
     rows, columns = (slice(before, before + stride * n) for n in (height, width))
     return images[:, rows, columns]
-
-
-def _by_patches(inputs: jax.Array, outputs: jax.Array, size: int) -> jax.Array:
-    """`kernel_gradient` of stride 1 as a matrix product with patches, a few images at a time."""
-    batch, height, width, channels = inputs.shape
-    features = outputs.shape[3]
-    fitting = max(1, CACHE // (size**2 * inputs[0].size * inputs.dtype.itemsize))
-    chunk = math.gcd(batch, 2 ** int(math.log2(fitting)))
-    margin = ((size - 1) // 2, size // 2)
-    padded = jnp.pad(inputs, ((0, 0), margin, margin, (0, 0)))
-    chunks = (x.reshape(batch // chunk, chunk, *x.shape[1:]) for x in (padded, outputs))
-
-    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        images, gradients = chunk
-        shifted = [
-            images[:, i : i + height, j : j + width] for i in range(size) for j in range(size)
-        ]
-        patches = jnp.concatenate(shifted, axis=-1).reshape(-1, size**2 * channels)
-        # The smaller matrix comes first: XLA transposes the first one.
-        return total + gradients.reshape(-1, features).T @ patches, None
-
-    nothing = jnp.zeros((features, size**2 * channels), inputs.dtype)
-    total, _ = jax.lax.scan(add, nothing, tuple(chunks))
-    return total.T.reshape(size, size, channels, features)
 
 
 def _remember(bilinear: Callable) -> Callable:

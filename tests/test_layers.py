@@ -33,10 +33,10 @@ BIG, SMALL, EQUAL, KERNEL, ODD_KERNEL = (
 CASES = [(2, BIG, KERNEL, SMALL), (1, BIG, ODD_KERNEL, EQUAL), (1, BIG, KERNEL, EQUAL)]
 
 
-@pytest.fixture(params=["native", "patches"])
+@pytest.fixture(params=["whole", "parts"])
 def kernel_gradients_form(request, monkeypatch):
-    """Both forms of a kernel gradient of stride 1, whatever the sizes."""
-    monkeypatch.setattr(layers, "PATCHES", 0 if request.param == "patches" else np.inf)
+    """Both forms of a kernel gradient, whatever the sizes."""
+    monkeypatch.setattr(layers, "CACHE", 1 if request.param == "parts" else np.inf)
 
 
 def xla_conv(inputs, kernel, stride):
