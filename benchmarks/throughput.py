@@ -280,13 +280,12 @@ def in_turn(workload: str, batch_size: int | None, names: list[str]) -> dict[str
 
 
 def block_length(process: Process, period: int) -> int:
-    """How many steps take `--seconds`, after as long a time, in which memory is taken for good."""
-    num, seconds = period, 0.0
-    while seconds < SECONDS.value:
+    """How many steps take `--seconds`, after blocks in which memory is taken for good."""
+    num = period
+    for _ in range(3):  # few steps; a block, which compiles what few steps do not need; a block
         report = process.run(num)
         if report is None:
-            return period
-        seconds += num * report.seconds
+            break
         num = period * max(1, round(SECONDS.value / report.seconds / period))
     return num
 
