@@ -8,7 +8,8 @@ in 45 s of one core (59,000 images/s). evaluate.py takes 17 s for 10,000 samples
 Expect after 5,000 steps digits, a class a row, most of them the one of their row, and an
 fd_classifier of 0.241 ± 0.01 (seeds 3 to 5, which did not choose the recipe; real digits: 0.007):
 
-    python studies/recipes.py --config=configs/mnist.py --recipe=acgan --seeds=3 --first_seed=3 --out=acgan.md
+    python studies/recipes.py --config=configs/mnist.py --recipe=acgan --seeds=3 \\
+        --first_seed=3 --out=acgan.md
 
 goodfellow's digits are full of noise, with an fd_classifier of 77. docs/recipes.md compares them.
 """
