@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     # All sides share a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     on_gpu = jax.default_backend() == "gpu"
-    found: dict[str, Any] = {"device": device(), "gemm_flops": {}}
+    found: dict[str, Any] = {"device": device()}
     print(found["device"])
     for part in PART.value or PARTS:
         measure, titles, rows, usual = PARTS[part]
@@ -194,7 +194,8 @@ def serve(connection: Connection, side: str, workload: str, batch_size: int | No
             seconds = timed(functools.partial(run, num))
             connection.send(Report(seconds / num, peak_memory(side)))
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        reason = str(error).partition("\n")[0]
+        connection.send(f"{type(error).__name__}: {reason}")
 
 
 def peak_memory(side: str) -> int:
@@ -368,13 +369,12 @@ def whole(workload: str) -> dict[str, Any]:
     """
     page, changes = WORKLOADS[workload]
     process = Process("twoplayer", workload)
-    process.run(16)
+    length = block_length(process, 1)
     rates = []
     for _ in range(3):
-        first = process.run(16)
-        bare = first and process.run(max(16, round(10 / first.seconds)))
+        bare = process.run(length)
         assert bare, process.error
-        num = max(1000, round(20 / bare.seconds))
+        num = 100 * max(10, round(20 / bare.seconds / 100))  # whole calls: one program
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "train.py", f"--config={page}", f"--workdir={folder}/run"]
             command += [f"--config.{name}={value}" for name, value in changes.items()]
@@ -410,17 +410,20 @@ def steps_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
         if "error" in own:
             yield [name, side, own["error"], "", "", "", ""]
             continue
-        row = [name, side, f"{1000 * own['seconds']:.3g}"]
-        row += [ratio_words(own["ratio"]), f"{own['memory'] / 1e6:,.0f}", "", ""]
+        ratio, gflop, gemm = ratio_words(own["ratio"]), "", ""
         if side == "twoplayer":
             share = found["flops"] / own["seconds"] / found["gemm_flops"]
             gemm = f"{share:.0%} of {found['gemm_flops'] / 1e12:.3g}"
-            row[3:] = ["", row[4], f"{found['flops'] / 1e9:.3g}", gemm]
-        yield row
+            ratio, gflop = "", f"{found['flops'] / 1e9:.3g}"
+        milliseconds, memory = f"{1000 * own['seconds']:.3g}", f"{own['memory'] / 1e6:,.0f}"
+        yield [name, side, milliseconds, ratio, memory, gflop, gemm]
 
 
 def batches_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
     for size, by_side in found.items():
+        if errors := [own["error"] for own in by_side.values() if "error" in own]:
+            yield [name, size, *errors]
+            continue
         ours, theirs = (1e6 * by_side[s]["seconds"] / int(size) for s in ("twoplayer", "eager"))
         ratio = ratio_words(by_side["eager"]["ratio"])
         yield [name, size, f"{ours:,.0f}", f"{theirs:,.0f}", ratio]
