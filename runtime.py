@@ -15,14 +15,15 @@ import data
 PROGRAMS_KEPT = 2**30  # bytes; the least recently used go first
 MEMORY_KEPT = 2**31 - 2**24  # bytes; glibc counts in a C int
 # Of mallopt, in glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_memory() -> None:
     """Has glibc keep the memory that is freed, in huge pages where the system lets it.
 
-    XLA allocates a step's buffers anew at every call. By default the C library gives such large
-    ones back, and the system zeroes them again, page by page: a tenth of a DCGAN's step on a CPU.
+    XLA allocates a step's buffers anew at every call. By default the C library gives large ones
+    back, and the system zeroes them again, page by page: a fifteenth of a DCGAN's step on a CPU.
+    A single arena would keep them all, but makes small allocations slow once XLA has compiled.
     Does nothing with another C library, or where the user has MALLOC_ or GLIBC_TUNABLES settings.
     """
     own_settings = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
@@ -31,7 +32,7 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return
-    for option, value in ((M_MMAP_MAX, 0), (M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
         libc.mallopt(option, value)
     # What is freed here stays reserved, not yet taken: the heap's next so many bytes.
     libc.malloc.restype = ctypes.c_void_p
