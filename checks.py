@@ -37,6 +37,7 @@ def check_values(config: ConfigDict) -> None:
       app.UsageError: what is not, and what would be right.
     """
     for field in (
+        "population",
         "batch_size",
         "latent_dim",
         "d_steps",
@@ -59,7 +60,12 @@ def check_values(config: ConfigDict) -> None:
         "standing_statistics",
     ):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
-    _require(config.seed < 2**32, f"seed must be less than 2**32, not {config.seed}")
+    last_seed = config.seed + config.population - 1
+    _require(last_seed < 2**32, f"seed must be less than 2**32, not {last_seed}")
+    _require(
+        config.population == 1 or not config.target.metric,
+        "target.metric ends one run: not with a population",
+    )
     _require(
         config.batch_size % config.accumulate == 0,
         f"accumulate={config.accumulate} does not divide batch_size={config.batch_size}",

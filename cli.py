@@ -12,6 +12,7 @@ import difflib
 import importlib.util
 import operator
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -54,6 +55,19 @@ def choose_step(steps: list[int], step: str | None) -> int:
         there = ", ".join(map(str, steps))
         raise app.UsageError(f"--step={step} has no checkpoint: there are {there}")
     return int(step)
+
+
+def remember_signals() -> list[int]:
+    """A list that gets SIGINT's or SIGTERM's number when one comes; a second one ends at once."""
+    signals: list[int] = []
+
+    def remember(number: int, _: Any) -> None:
+        signals.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, remember)
+    return signals
 
 
 def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:

@@ -367,7 +367,7 @@ class Checkpoints:
         if self._manager.latest_step() == step:
             return
         with self._writing():
-            self._path.mkdir(exist_ok=True)
+            self._path.mkdir(parents=True, exist_ok=True)
             self._manager.save(step, args=self._ocp.args.StandardSave(state))
 
     def close(self) -> None:
@@ -428,7 +428,11 @@ def open_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
     Raises:
       app.UsageError: there is no run, or no checkpoint in it.
     """
-    read_config(workdir)
+    if read_config(workdir).get("population", 1) > 1:
+        raise app.UsageError(
+            f"{workdir} holds several runs: choose one of "
+            + ", ".join(str(path.parent) for path in sorted(workdir.glob("*/config.json")))
+        )
     checkpoints = Checkpoints(workdir)
     try:
         if checkpoints.latest_step() is None:

@@ -15,10 +15,10 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,20 @@ import cli
 import data
 import describe
 import gan as gans
+import population
 import runs
 import scores
+from population import Population, State
 
 INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new run starts from.")
 DESCRIBE = flags.DEFINE_bool("describe", False, "Say what would be trained, and train nothing.")
 PROFILE = flags.DEFINE_string("profile", None, "A folder for a trace of some steps (TensorBoard).")
+TOGETHER = flags.DEFINE_bool(
+    "together", None, "Runs of a population in one program; without it where the platform gains."
+)
+MAX_MEMBERS = flags.DEFINE_integer(
+    "max_members", None, "Of one program; without it as many as fit into memory.", lower_bound=1
+)
 
 NUM_SAMPLES = 100  # of a picture
 PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
@@ -50,31 +58,38 @@ ORDER_KEY, PICTURE_KEY = 2**32 - 1, 2**32 - 2
 @functools.partial(jax.jit, static_argnames=("gan", "lazy"), donate_argnames="state")
 def train_steps(
     gan: gans.Gan,
-    state: gans.GanState,
+    state: State,
     examples: dict[str, jax.Array],
     indices: jax.Array,
     num: jax.Array | None = None,
     lazy: bool = True,
-) -> tuple[gans.GanState, dict[str, jax.Array]]:
+) -> tuple[State, dict[str, jax.Array]]:
     """`num` updates on the examples at `indices`, [steps_per_call, ...]; the last one's metrics.
 
     None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
+    A population's indices are [steps_per_call, members, ...], and its metrics [members].
     """
-    if len(indices) == 1:
-        return gans.update(gan, state, data.take(examples, indices[0]), lazy)
-    num_steps = len(indices) if num is None else num
-    return gans.updates(gan, state, lambda i: data.take(examples, indices[i]), num_steps)
+
+    def steps(state: gans.GanState, indices: jax.Array) -> tuple[gans.GanState, dict]:
+        if len(indices) == 1:
+            return gans.update(gan, state, data.take(examples, indices[0]), lazy)
+        num_steps = len(indices) if num is None else num
+        return gans.updates(gan, state, lambda i: data.take(examples, indices[i]), num_steps)
+
+    if isinstance(state, Population):
+        return population.advance(steps, state, indices)
+    return steps(state, indices)
 
 
 def next_steps(
     config: ConfigDict,
     gan: gans.Gan,
-    state: gans.GanState,
+    state: State,
     examples: dict[str, jax.Array],
     indices: Callable[[int], np.ndarray],
     step: int,
-) -> tuple[gans.GanState, dict[str, jax.Array], int]:
+) -> tuple[State, dict[str, jax.Array], int]:
     """One call: `steps_per_call` steps, or fewer up to the next report.
 
     Returns:
@@ -116,38 +131,40 @@ def main(argv: list[str]) -> None:
     if DESCRIBE.value:
         print(describe.describe(config, *prepare(config)[:2]))
         return
-    signals: list[int] = []
-
-    def remember(number: int, _: Any) -> None:
-        signals.append(number)
-        signal.signal(number, signal.SIG_DFL)  # a second one ends at once
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, remember)
+    signals = cli.remember_signals()
     name = cli.WORKDIR.value or default_workdir(config, cli.config_name())
     workdir = Path(os.path.expanduser(name))
     init_from, profile = (
         Path(os.path.expanduser(flag.value)) if flag.value else None
         for flag in (INIT_FROM, PROFILE)
     )
-    train_and_evaluate(config, workdir, init_from, lambda: bool(signals), profile)
+    settings = config, workdir, init_from, lambda: bool(signals), profile
+    if config.population > 1:
+        train_population(*settings, TOGETHER.value, MAX_MEMBERS.value)
+    elif TOGETHER.value is not None or MAX_MEMBERS.value:
+        raise app.UsageError("--together and --max_members are for --config.population=N")
+    else:
+        train_and_evaluate(*settings)
     if signals:
         sys.exit(128 + signals[0])
 
 
-def prepare(config: ConfigDict) -> tuple[data.Dataset, gans.Gan, scores.Judge]:
+def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
     """The data set, GAN and judge of a config, everything in it checked, nothing compiled.
 
+    Args:
+      config: see configs/default.py.
+      known: of another config with the same data and scores; they are not read again.
     Raises:
       app.UsageError: in one line, what is impossible.
     """
     checks.check_values(config)
-    dataset = data.load(config)
+    dataset = known.dataset if known else data.load(config)
     gan = gans.make_gan(config, dataset.spec)
     checks.check_fit(config, gan, dataset)
-    judge = scores.make_judge(config, dataset)
+    judge = known.judge if known else scores.make_judge(config, dataset)
     checks.check_metrics(config, gan, judge)
-    return dataset, gan, judge
+    return Prepared(dataset, gan, judge)
 
 
 def default_workdir(config: ConfigDict, name: str) -> str:
@@ -156,12 +173,46 @@ def default_workdir(config: ConfigDict, name: str) -> str:
     return "runs/" + "-".join(part for part in (name, config.recipe, time_now) if part)
 
 
+class Prepared(NamedTuple):
+    """What a config is trained with."""
+
+    dataset: data.Dataset
+    gan: gans.Gan
+    judge: scores.Judge
+
+
+class Member(NamedTuple):
+    """What a run has of its own, where several train together."""
+
+    config: ConfigDict
+    workdir: Path
+    checkpoints: runs.Checkpoints
+    log: runs.Log
+    indices: Callable[[int], np.ndarray]
+    latents: jax.Array
+    picture_key: jax.Array
+    eval_key: jax.Array
+    best_metric: str | None
+
+
+class Training(NamedTuple):
+    """What `begin` makes: all that the loop needs, the folders open and locked."""
+
+    prepared: Prepared
+    checkpoints: runs.Checkpoints
+    state: State
+    members: list[Member]
+    resuming: bool
+    locks: list[IO]
+
+
 def train_and_evaluate(
     config: ConfigDict,
     workdir: Path,
     init_from: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     profile: Path | None = None,
+    watch: Callable[[dict[str, Any]], bool] = lambda row: False,
 ) -> gans.GanState:
     """Trains in `workdir`, from where a run that is there has stopped.
 
@@ -171,78 +222,78 @@ def train_and_evaluate(
       init_from: a run whose networks a new run starts from.
       stop: asked before the first step and after each call; where true the run is saved and ends.
       profile: a folder for a trace of PROFILED_CALLS, which TensorBoard opens.
+      watch: given every row of metrics.jsonl, the last one there is at first; where true the run
+        is saved and ends.
     Returns:
       The last state.
     Raises:
       app.UsageError: a mistake, before anything is compiled or written.
       OSError: the run's folder could not be written to.
     """
-    resuming = runs.check(workdir, config)
-    dataset, gan, judge = prepare(config)
-    checkpoints = runs.Checkpoints(workdir)
-    restoring = checkpoints.latest_step() is not None
-    if restoring and init_from:
-        raise app.UsageError(f"init_from is for a new run, and workdir {workdir} holds one")
-    abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(config.seed)))
-    donor = read_donor(init_from, abstract_state) if init_from else None
-    restored = checkpoints.restore(abstract_state) if restoring else None
-    if config.steps_per_call is None:
-        config = config.copy_and_resolve_references()
-        stored = runs.read_config(workdir).get("steps_per_call", 1) if resuming else None
-        config.steps_per_call = stored or steps_per_call(gan, abstract_state)
-    if profile:
-        make_folder(profile)
-    lock = runs.create(workdir, config, resuming)
+    return train_together([config], [workdir], workdir, init_from, stop, profile, watch)[0]
 
-    state = restored or gans.init(gan, config, jax.random.key(config.seed))
-    if donor:
-        state = with_networks(state, donor)
-        if config.checkpoint_every:
-            checkpoints.save(0, state)  # a resume does not name the donor again
-    step = int(state.step)
-    log = runs.Log(workdir, step)
+
+def train_together(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[Path],
+    folder: Path,
+    init_from: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    profile: Path | None = None,
+    watch: Callable[[dict[str, Any]], bool] = lambda row: False,
+    prepared: Prepared | None = None,
+) -> list[gans.GanState]:
+    """`train_and_evaluate` of runs of one `population.structure`, in one program.
+
+    One whose numbers are no longer finite is frozen, and the others go on.
+
+    Args:
+      configs: of the runs; one alone is no population.
+      workdirs: their folders: each gets its run's last state, and its best.
+      folder: of the states of all together, from which they go on; one alone has it in its own.
+      init_from, stop, profile, watch: as there; one alone is watched.
+      prepared: of the first config, where it is known.
+    Returns:
+      The last states.
+    Raises:
+      app.UsageError, OSError: as there.
+    """
+    training = begin(configs, workdirs, folder, init_from, profile, prepared)
+    dataset, gan, judge = training.prepared
+    state, members = training.state, training.members
+    config, num_members = members[0].config, len(members)
     examples = {"images": jax.device_put(dataset.images)}
     if gan.num_classes:
         examples["labels"] = jax.device_put(dataset.labels)
-    indices = data.make_indices(
-        jax.random.fold_in(state.key, ORDER_KEY),
-        len(dataset.images),
-        gans.batch_shape(gan),
-        dataset.labels if config.balanced else None,
-    )
-    picture_key = jax.random.fold_in(state.key, PICTURE_KEY)
-    latents = gans.draw_latents(gan, picture_key, NUM_SAMPLES)
     labels = gans.class_rows(gan, 10, NUM_SAMPLES // 10)
 
-    best_metric = config.best_metric or scores.best_metric(judge)
-    eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
-    checkpoints.best_step = best_step(log.rows, best_metric)
+    def indices(step: int) -> np.ndarray:
+        rows = [member.indices(step) for member in members]
+        return np.stack(rows) if isinstance(state, Population) else rows[0]
 
-    def report_picture() -> None:
-        network = gans.standing_statistics(gan, state.average, picture_key)
-        fakes = np.asarray(sample(gan, network, latents, labels))
-        log.picture(step, runs.draw(fakes, dataset.images))
+    def report_picture(i: int) -> None:
+        average, member = population.member(state, i).average, members[i]
+        network = gans.standing_statistics(gan, average, member.picture_key)
+        fakes = np.asarray(sample(gan, network, member.latents, labels))
+        member.log.picture(step, runs.draw(fakes, dataset.images))
 
-    def report_row(row: dict[str, float], seconds: float) -> None:
-        found = log.write(step, step * config.batch_size, seconds, row, scores.alarms)
-        for alarm in found:
-            tqdm.write(f"Step {step:,}: {alarm}", file=sys.stderr)
-        checkpoints.best_step = best_step(log.rows, best_metric)
-
-    print(f"{'Resuming' if resuming else 'Training'} in {workdir}, from step {step:,}")
+    step = int(state.step)
+    print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
     start = compiled = time.perf_counter()
-    seconds_before, first_step, evaluating = log.last["seconds"], step, 0.0
+    seconds_before, first_step, evaluating = members[0].log.last["seconds"], step, 0.0
     compiled_step = step
-    reached = target_reached(config, log.last)
-    ending = reached or stop()
+    reached = target_reached(config, members[0].log.last)
+    ending = reached or stop() or (num_members == 1 and watch(members[0].log.last))
     metrics: dict[str, jax.Array] = {}
+    going = population.going(state)
     if step == 0 and config.sample_every and not ending:
-        report_picture()
+        for i in going:
+            report_picture(i)
     calls = 0
     with (
         tqdm(
-            total=config.num_steps * config.batch_size,
-            initial=step * config.batch_size,
+            total=config.num_steps * config.batch_size * num_members,
+            initial=step * config.batch_size * num_members,
             unit="img",
             unit_scale=True,
             disable=not sys.stderr.isatty(),
@@ -265,43 +316,249 @@ def train_and_evaluate(
                 if compiled_step == first_step:
                     jax.block_until_ready(state)
                     compiled, compiled_step = time.perf_counter(), step
-                bar.update(num * config.batch_size)
+                bar.update(num * config.batch_size * num_members)
                 last = step == config.num_steps
-                row = {}
+                rows: dict[int, dict[str, float]] = {i: {} for i in going}
+                lost: list[int] = []
                 if _due(step, config.log_every, last):
-                    row = {f"train/{name}": float(value) for name, value in metrics.items()}
-                    bar.set_postfix({k: f"{row[f'train/{k}']:.3f}" for k in ("d_loss", "g_loss")})
+                    values = {f"train/{name}": np.ravel(x) for name, x in metrics.items()}
+                    rows = {i: {name: float(x[i]) for name, x in values.items()} for i in going}
+                    losses = {k: f"{values[f'train/{k}'].mean():.3f}" for k in ("d_loss", "g_loss")}
+                    bar.set_postfix(losses)
+                    lost = [i for i in going if i not in population.going(state)]
+                    going = [i for i in going if i not in lost]
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
-                    row |= scores.evaluate(judge, gan, state.average, eval_key)
+                    for i in going:
+                        average = population.member(state, i).average
+                        key = members[i].eval_key
+                        rows[i] |= scores.evaluate(judge, gan, average, key)
                     evaluating += time.perf_counter() - paused
-                if row:
-                    seconds = seconds_before + time.perf_counter() - start
-                    report_row(row, seconds)
-                    reached = target_reached(config, log.last)
+                seconds = seconds_before + time.perf_counter() - start
+                for i, row in rows.items():
+                    if row:
+                        report(members[i], step, row, seconds)
+                        reached = reached or target_reached(config, members[i].log.last)
+                        ending |= num_members == 1 and watch(members[i].log.last)
+                for i in lost:
+                    where, when = members[i].workdir, int(population.member(state, i).step)
+                    tqdm.write(
+                        f"{where}: frozen after step {when:,}: no finite numbers since",
+                        file=sys.stderr,
+                    )
                 if _due(step, config.sample_every, last or reached):
-                    report_picture()
-                ending = last or reached or stop()
-                if _due(step, config.checkpoint_every, ending or checkpoints.best_step == step):
-                    checkpoints.save(step, state)
+                    for i in going:
+                        report_picture(i)
+                ending = ending or last or reached or not going or stop()
+                saved = {i for i in going if ending or members[i].checkpoints.best_step == step}
+                saved |= set(lost)
+                if _due(step, config.checkpoint_every, bool(ending or saved)):
+                    training.checkpoints.save(step, state)
+                    for i in saved:
+                        state_of_run = population.member(state, i)
+                        members[i].checkpoints.save(int(state_of_run.step), state_of_run)
             jax.block_until_ready(state)
             end = time.perf_counter()
         finally:
-            log.close()
-            checkpoints.close()
-            lock.close()
+            close(training)
     if reached:
-        print(f"Reached {config.target.metric} = {log.last[config.target.metric]:.4g}")
+        value = members[0].log.last[config.target.metric]
+        print(f"Reached {config.target.metric} = {value:.4g}")
     elif step == first_step and not ending:
         print(f"Nothing to do: num_steps is {config.num_steps:,}")
-    images, after_first = ((step - n) * config.batch_size for n in (first_step, compiled_step))
+    size = config.batch_size * num_members
+    images, after_first = ((step - n) * size for n in (first_step, compiled_step))
     rate = after_first / (end - compiled - evaluating)
-    print(runs.summary(workdir, step, images, end - start, rate))
+    place = folder if num_members == 1 else folder.parent
+    print(runs.summary(place, step, images, end - start, rate))
     if profile:
         traced = calls >= PROFILED_CALLS.start
         print(f"  profile      {profile if traced else 'none: training was too short'}")
-    return state
+    return [population.member(state, i) for i in range(num_members)]
+
+
+def train_members(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[Path],
+    folder: Path,
+    init_from: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    profile: Path | None = None,
+    together: bool | None = None,
+    max_members: int | None = None,
+    prepared: Prepared | None = None,
+) -> None:
+    """Trains runs of one `population.structure`: in one program, or one after the other through it.
+
+    A run is the same either way, but for rounding; one whose numbers are not finite ends.
+
+    Args:
+      configs, workdirs, init_from, stop, profile, prepared: as of `train_together`.
+      folder: of what they have together.
+      together: in one program; None: where the platform gains.
+      max_members: of one program; None: as many as fit into memory.
+    Raises:
+      app.UsageError, OSError: as there.
+    """
+    prepared = prepared or prepare(configs[0])
+    firsts = sorted(int(path.name.removeprefix("from_")) for path in folder.glob("from_*"))
+    apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
+    if together is None:
+        together = bool(firsts) or (population.gains() and not apart)
+    if (together and apart) or (firsts and not together):
+        begun = "one after the other" if apart else "together"
+        raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
+    if together and not firsts:
+        if max_members is None:
+            half = checks.memory() // 2 - prepared.dataset.images.nbytes
+            max_members = max(1, half // population.member_memory(prepared.gan, configs[0]))
+        parts = -(-len(configs) // max_members)  # of about one size: fewer programs
+        firsts = [len(configs) * i // parts for i in range(parts)]
+        for first in firsts:  # a start with more memory has the same parts
+            (folder / f"from_{first}").mkdir(parents=True)
+    bounds = firsts or list(range(len(configs)))
+    for first, end in zip(bounds, [*bounds[1:], len(configs)]):
+        place = folder / f"from_{first}" if together else workdirs[first]
+        donor = None if (place / "checkpoints").exists() else init_from
+        if not stop():
+            train_together(
+                configs[first:end],
+                workdirs[first:end],
+                place,
+                donor,
+                stop,
+                profile,
+                population.is_lost,
+                prepared,
+            )
+
+
+def members_of(config: ConfigDict, workdir: Path) -> tuple[list[ConfigDict], list[Path]]:
+    """The configs of a population's runs, of one seed after the other, and their folders."""
+    configs = [config.copy_and_resolve_references() for _ in range(config.population)]
+    for i, member in enumerate(configs):
+        member.population, member.seed = 1, config.seed + i
+    return configs, [workdir / f"seed_{member.seed}" for member in configs]
+
+
+def train_population(
+    config: ConfigDict,
+    workdir: Path,
+    init_from: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    profile: Path | None = None,
+    together: bool | None = None,
+    max_members: int | None = None,
+) -> None:
+    """Trains `population` runs that differ by their seeds, each in a folder of its own.
+
+    Its own metrics.jsonl has the mean and the spread of theirs, as soon as they end.
+    Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
+    """
+    resuming = runs.check(workdir, config)
+    prepared = prepare(config)
+    with runs.create(workdir, config, resuming):
+        configs, workdirs = members_of(config, workdir)
+        train_members(
+            configs, workdirs, workdir, init_from, stop, profile, together, max_members, prepared
+        )
+        log = runs.Log(workdir, 0)
+        for row in population.mean_and_spread([runs.read_metrics(place) for place in workdirs]):
+            log.write(row.pop("step"), row.pop("images"), row.pop("seconds"), row)
+        log.close()
+    print(f"{config.population} runs, mean and spread: {workdir / 'metrics.jsonl'}")
+
+
+def begin(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[Path],
+    folder: Path,
+    init_from: Path | None,
+    profile: Path | None,
+    prepared: Prepared | None,
+) -> Training:
+    """Everything checked, then the folders made or opened, and the states restored or drawn.
+
+    Arguments and errors are those of `train_together`.
+    """
+    resuming = [runs.check(*run) for run in zip(workdirs, configs)]
+    prepared = prepared or prepare(configs[0])
+    dataset, gan, judge = prepared
+    checkpoints = runs.Checkpoints(folder)
+    restoring = checkpoints.latest_step() is not None
+    if restoring and init_from:
+        raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
+    abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
+    donor = read_donor(init_from, abstract_state) if init_from else None
+
+    def draw() -> State:
+        states = [gans.init(gan, config, jax.random.key(config.seed)) for config in configs]
+        if donor:
+            states = [with_networks(state, donor) for state in states]
+        return states[0] if len(states) == 1 else population.stack(states)
+
+    state = checkpoints.restore(jax.eval_shape(draw)) if restoring else None
+    configs = [config.copy_and_resolve_references() for config in configs]
+    for config, workdir, begun in zip(configs, workdirs, resuming):
+        if config.steps_per_call is None:
+            stored = runs.read_config(workdir).get("steps_per_call", 1) if begun else None
+            config.steps_per_call = stored or steps_per_call(gan, abstract_state)
+    if profile:
+        make_folder(profile)
+    locks = [runs.create(*run) for run in zip(workdirs, configs, resuming)]
+    state = state or draw()
+    if donor and configs[0].checkpoint_every:
+        checkpoints.save(0, state)  # a resume does not name the donor again
+    if isinstance(state, Population):
+        state = population.shard(state)
+    members = []
+    for i, (config, workdir) in enumerate(zip(configs, workdirs)):
+        key = population.member(state, i).key
+        picture_key = jax.random.fold_in(key, PICTURE_KEY)
+        member = Member(
+            config,
+            workdir,
+            checkpoints if workdir == folder else runs.Checkpoints(workdir),
+            runs.Log(workdir, int(state.step)),
+            data.make_indices(
+                jax.random.fold_in(key, ORDER_KEY),
+                len(dataset.images),
+                gans.batch_shape(gan),
+                dataset.labels if config.balanced else None,
+            ),
+            gans.draw_latents(gan, picture_key, NUM_SAMPLES),
+            picture_key,
+            jax.random.fold_in(key, scores.EVAL_KEY),
+            config.best_metric or scores.best_metric(judge),
+        )
+        find_best(member)
+        members.append(member)
+    return Training(prepared, checkpoints, state, members, resuming[0], locks)
+
+
+def close(training: Training) -> None:
+    """Waits for what is being written."""
+    for member in training.members:
+        member.log.close()
+        if member.checkpoints is not training.checkpoints:
+            member.checkpoints.close()
+    training.checkpoints.close()
+    for lock in training.locks:
+        lock.close()
+
+
+def report(member: Member, step: int, row: dict[str, float], seconds: float) -> None:
+    """A row of metrics.jsonl, its alarms on the screen, too."""
+    images = step * member.config.batch_size
+    for alarm in member.log.write(step, images, seconds, row, scores.alarms):
+        tqdm.write(f"{member.workdir}: step {step:,}: {alarm}", file=sys.stderr)
+    find_best(member)
+
+
+def find_best(member: Member) -> None:
+    """Tells the checkpoints which of them is the best so far."""
+    member.checkpoints.best_step = best_step(member.log.rows, member.best_metric)
 
 
 def make_folder(profile: Path) -> None:

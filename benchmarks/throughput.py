@@ -41,6 +41,7 @@ sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
 import gan as gans  # noqa: E402
+import population  # noqa: E402
 import runtime  # noqa: E402
 import train  # noqa: E402
 from benchmarks.workloads import CPU_WORKLOADS, WORKLOADS, make_config  # noqa: E402
@@ -109,12 +110,13 @@ def main(argv: list[str]) -> None:
 def twoplayer_steps(config: ConfigDict) -> Steps:
     """What train.py's loop does, without rows, pictures, scores and checkpoints."""
     dataset, gan, _ = train.prepare(config)
-    state = gans.init(gan, config, jax.random.key(0))
+    first = gans.init(gan, config, jax.random.key(0))
+    state: population.State = first
     examples = {"images": jax.device_put(dataset.images)}
-    indices = data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan), None)
+    indices = data.make_indices(first.key, len(dataset.images), gans.batch_shape(gan), None)
     config = config.copy_and_resolve_references()
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
-    config.steps_per_call, config.num_steps = train.steps_per_call(gan, state), 0
+    config.steps_per_call, config.num_steps = train.steps_per_call(gan, first), 0
     step = 0
 
     def run(num: int) -> None:

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.recipe = ""  # the name of what recipes.py made of this
     config.seed = 0  # of weights, latents and the order of the examples
+    config.population = 1  # runs of seeds seed, seed + 1, ... in one folder
 
     # Data
     # digits, mnist, fashion_mnist, cifar10, stacked_mnist, ring, grid, folder:PATH, or one of TFDS

@@ -110,6 +110,7 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
         jax.eval_shape(partial(gans.init, gan, config), jax.random.key(0))
     train.train_and_evaluate(config, tmp_path)
     train.default_workdir(config, "mnist")
+    train.members_of(config, tmp_path)
     fields = set(cli.field_types(config))
     assert fields <= read, fields - read
 
