@@ -57,7 +57,8 @@ State = gans.GanState | Population  # of one run, or of several
 def stack(states: Sequence[gans.GanState]) -> Population:
     """States of the same step and structure as a population."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return Population(stacked.replace(step=states[0].step), jnp.full(len(states), -1, jnp.int32))
+    frozen = jnp.full(len(states), -1, jnp.int32)
+    return Population(stacked.replace(step=jnp.copy(states[0].step)), frozen)
 
 
 def member(population: State, i: int) -> gans.GanState:

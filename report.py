@@ -178,13 +178,17 @@ def chart(means: dict[str, list[dict[str, Any]]], metric: str, colours: dict[str
         words = f"{last * i / 4:,.0f}" + (" images" if i == 4 else "")
         parts.append(f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="{anchor}">{words}</text>')
     for name, curve in curves.items():
+        if not curve:
+            continue
         above = [place(x, y + s) for x, y, s in curve]
         below = [place(x, y - s) for x, y, s in reversed(curve)]
-        colour = colours[name]
+        colour, words = colours[name], f"<title>{html.escape(name)}</title>"
         parts.append(f'<polygon points="{" ".join(above + below)}" fill="{colour}" opacity=".18"/>')
         line = " ".join(place(x, y) for x, y, _ in curve)
         drawn = f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2">'
-        parts.append(f"{drawn}<title>{html.escape(name)}</title></polyline>")
+        parts.append(f"{drawn}{words}</polyline>")
+        across, up = place(*curve[-1][:2]).split(",")
+        parts.append(f'<circle cx="{across}" cy="{up}" r="4" fill="{colour}">{words}</circle>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 

@@ -97,7 +97,7 @@ def command(
         code = 0
         with count_compilations() as count:
             try:
-                cli.run(module.main, takes_config=script == "train.py")
+                cli.run(module.main, takes_config=script in ("train.py", "sweep.py"))
             except SystemExit as error:
                 code = error.code if isinstance(error.code, int) else int(bool(error.code))
         return Outcome(code, *capsys.readouterr(), len(count))

@@ -1,0 +1,305 @@
+"""Runs that train together: they agree with the same runs alone, and one that is lost is frozen."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cli
+import data
+import gan as gans
+import population
+import runs
+import train
+
+SMALL = {
+    "batch_size": 8,
+    "num_steps": 20,
+    "log_every": 5,
+    "sample_every": 10,
+    "checkpoint_every": 10,
+    "eval_every": 0,
+    "generator.width": 8,
+    "discriminator.width": 8,
+}
+RTOL = 1e-4  # of a step together beside a step alone
+
+
+def assert_close(ours, theirs, rtol=RTOL):
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            one, other = jax.random.key_data(one), jax.random.key_data(other)
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * np.abs(other).max())
+
+
+def assert_equal(ours, theirs):
+    assert_close(ours, theirs, rtol=0)
+
+
+def rows_of(workdir):
+    rows = runs.read_metrics(workdir)
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+
+
+def start(make_config, recipe, **changes):
+    """Configs of three members that differ by seed and numbers, their GAN, states and examples."""
+    config = make_config(f"configs/digits.py:{recipe}", SMALL | changes)
+    configs = [config.copy_and_resolve_references() for _ in range(3)]
+    for i, member in enumerate(configs):
+        member.seed = i
+        member.optimizer.generator.learning_rate *= 1 + i
+    dataset, gan, _ = train.prepare(config)
+    states = [gans.init(gan, c, jax.random.key(c.seed)) for c in configs]
+    examples = {"images": dataset.images, "labels": dataset.labels}
+    orders = [
+        data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan), None)
+        for state in states
+    ]
+    return configs, gan, states, examples, orders
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("goodfellow", {}),
+        ("mescheder", {"lazy_every": 2}),
+        ("dcgan", {"conditional": True, "generator.condition": "concat"}),
+    ],
+    ids=["goodfellow", "lazy", "labels"],
+)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_members_agree_with_the_same_runs_alone(make_config, recipe, changes, steps):
+    """A call of one step, and one that is a loop; the second step, of two, within 10 times more."""
+    _, gan, states, examples, orders = start(make_config, recipe, **changes)
+    alone = [jax.tree.map(jnp.copy, state) for state in states]
+    together = population.stack(states)
+    rows = np.stack([np.stack([order(k) for order in orders]) for k in range(steps)])
+    together, metrics = train.train_steps(gan, together, examples, rows)
+    assert int(together.step) == steps
+    for i, state in enumerate(alone):
+        state, own = train.train_steps(gan, state, examples, rows[:, i])
+        # Adam's first step is nearly the gradient's sign: what is nearly 0 may go either way.
+        assert_close({name: x[i] for name, x in metrics.items()}, own, 10 * RTOL)
+        member = population.member(together, i)
+        assert_close(member.hparams, state.hparams, 0)
+        first = jax.tree.map(
+            lambda x, y: jnp.mean(jnp.abs(x - y)), member.generator.params, state.generator.params
+        )
+        rate = float(state.hparams["generator"]["learning_rate"])
+        assert max(map(float, jax.tree.leaves(first))) < 0.01 * steps * rate
+
+
+def test_a_member_that_is_lost_is_frozen(make_config):
+    """Its last finite state stays, as long as it may be; the others are as if it were not there."""
+    _, gan, states, examples, orders = start(make_config, "goodfellow")
+    wild = states[1].hparams["generator"] | {"learning_rate": jnp.float32(1e30)}
+    states[1] = states[1].replace(hparams=states[1].hparams | {"generator": wild})
+    together = population.stack(states)
+    assert population.going(together) == [0, 1, 2]
+    last = None
+    for k in range(8):
+        before = jax.tree.map(jnp.copy, together)
+        rows = np.stack([order(k) for order in orders])[None]
+        together, metrics = train.train_steps(gan, together, examples, rows)
+        if last is None and 1 not in population.going(together):
+            last = population.member(before, 1)
+            assert not all(np.isfinite(x[1]) for x in metrics.values())
+    assert last is not None
+    assert population.going(together) == [0, 2]
+    assert_equal(population.member(together, 1), last)
+    assert int(last.step) < int(population.member(together, 0).step) == 8
+    assert np.asarray(together.frozen).tolist() == [-1, int(last.step), -1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last.generator))
+
+    tame = population.stack(
+        [gans.init(gan, c, jax.random.key(c.seed)) for c in start(make_config, "goodfellow")[0]]
+    )
+    for k in range(8):
+        rows = np.stack([order(k) for order in orders])[None]
+        tame, _ = train.train_steps(gan, tame, examples, rows)
+    for i in (0, 2):
+        assert_equal(population.member(together, i), population.member(tame, i))
+
+
+def test_members_are_spread_over_devices(make_config):
+    """Four members on four devices have one each, and the bits of an unsharded population."""
+    _, gan, states, examples, orders = start(make_config, "goodfellow")
+    states.append(gans.init(gan, start(make_config, "goodfellow")[0][0], jax.random.key(9)))
+    rows = np.stack([order(0) for order in [*orders, orders[0]]])[None]
+    whole = population.stack([jax.tree.map(jnp.copy, state) for state in states])
+    spread = population.shard(population.stack(states))
+    assert len(spread.frozen.sharding.device_set) == 4
+    whole, _ = train.train_steps(gan, whole, examples, rows)
+    spread, _ = train.train_steps(gan, spread, examples, rows)
+    kernel = spread.states.generator.params["Dense_0"]["kernel"]
+    assert [shard.data.shape[0] for shard in kernel.addressable_shards] == [1] * 4
+    assert_close(spread.states.replace(key=None), whole.states.replace(key=None))
+    three = population.shard(population.stack(states[:3]))
+    assert len(three.frozen.sharding.device_set) == 1  # three do not divide by four, or two
+
+
+def test_what_is_a_number_of_the_state_is_no_structure(make_config):
+    """Field by field: what `hyper_parameters` holds, and the seed, makes no other program."""
+    page = "configs/digits.py:r3gan"
+    usual = make_config(page, {"d_augment.cutout": 0.5, "weight_clip": 0.1})
+    _, gan, _ = train.prepare(usual)
+    structure = population.structure(gan, usual)
+    traced = 0
+    for field, kind in cli.field_types(usual).items():
+        value = operator.attrgetter(field)(usual)
+        if kind not in (int, float) or value is None or field == "population":
+            continue
+        changed = make_config(page, {"d_augment.cutout": 0.5, "weight_clip": 0.1})
+        changed.update_from_flattened_dict({field: value + kind(1)})
+        other = gans.make_gan(changed, data.load(usual).spec)
+        numbers = [gans.hyper_parameters(gan, config) for config in (usual, changed)]
+        is_number = jax.tree.leaves(numbers[0]) != jax.tree.leaves(numbers[1]) and other == gan
+        off = field.startswith(("penalties.", "optimizer.")) and other == gan
+        same = population.structure(other, changed) == structure
+        assert same == (is_number or off or field == "seed"), field
+        traced += is_number
+    assert traced > 10
+
+
+def test_mean_and_spread():
+    def row(step, loss, **more):
+        return {"step": step, "images": 8 * step, "seconds": loss, "train/d_loss": loss} | more
+
+    first = [row(1, 1.0), row(2, 4.0, **{"eval/fd": 1.0, "eval/floor_fd": 0.5})]
+    second = [row(1, 3.0), row(2, None)]
+    second[1]["seconds"] = 9.0
+    third = [row(1, 5.0, alarms=["x"])]
+    found = population.mean_and_spread([first, second, third])
+    assert found[0] == {
+        "step": 1,
+        "images": 8,
+        "seconds": 5.0,
+        "members": 3,
+        "train/d_loss": 3.0,
+        "train/d_loss_std": 2.0,
+    }
+    assert found[1]["members"] == 1  # a lost one has no say
+    assert found[1]["eval/fd"] == 1.0
+    assert "eval/fd_std" not in found[1]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "one by one"])
+def test_a_population_that_was_stopped_ends_with_the_same_bits(make_config, tmp_path, together):
+    config = make_config("configs/digits.py:mescheder", SMALL | {"population": 3, "seed": 5})
+    for name, last in (("whole", -1), ("cut", 2), ("cut", -1)):
+        asked = map(last.__eq__, itertools.count())
+        stop = functools.partial(next, asked)
+        train.train_population(config, tmp_path / name, stop=stop, together=together)
+    for seed in (5, 6, 7):
+        whole, cut = (tmp_path / name / f"seed_{seed}" for name in ("whole", "cut"))
+        assert rows_of(whole) == rows_of(cut)
+        assert [row["step"] for row in rows_of(cut)] == [5, 10, 15, 20]
+        picture = "samples/step_00000020.png"
+        assert (whole / picture).read_bytes() == (cut / picture).read_bytes()
+        assert_equal(runs.read_networks(whole), runs.read_networks(cut))
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "cut")
+    assert rows_of(tmp_path / "cut")[-1]["members"] == 3
+
+
+def test_a_run_of_a_population_is_the_run_alone(make_config, tmp_path):
+    """To the bit where they run one by one; together its losses begin as alone."""
+    config = make_config("configs/digits.py:mescheder", SMALL | {"population": 2})
+    train.train_population(config, tmp_path / "apart")
+    train.train_population(config, tmp_path / "together", together=True)
+    config.population, config.seed = 1, 1
+    train.train_and_evaluate(config, tmp_path / "alone")
+    assert rows_of(tmp_path / "apart/seed_1") == rows_of(tmp_path / "alone")
+    assert_equal(*map(runs.read_networks, (tmp_path / "apart/seed_1", tmp_path / "alone")))
+    pair = rows_of(tmp_path / "together/seed_1")[0], rows_of(tmp_path / "alone")[0]
+    assert pair[0]["train/d_loss"] == pytest.approx(pair[1]["train/d_loss"], rel=0.01)
+    stored = [
+        json.loads((tmp_path / x / "config.json").read_text()) for x in ("apart/seed_1", "alone")
+    ]
+    assert stored[0] == stored[1]
+
+
+def test_a_lost_run_of_a_population_ends_and_the_others_go_on(make_config, tmp_path):
+    config = make_config("configs/digits.py:mescheder", SMALL)
+    configs = [config.copy_and_resolve_references() for _ in range(3)]
+    for i, member in enumerate(configs):
+        member.seed = i
+    configs[1].optimizer.generator.learning_rate = 1e30
+    for together in (False, True):
+        folder = tmp_path / str(together)
+        places = [folder / str(i) for i in range(3)]
+        for _ in range(2):  # a second start changes nothing
+            train.train_members(configs, places, folder, together=together)
+            assert [row["step"] for row in rows_of(places[0])] == [5, 10, 15, 20]
+            assert population.is_lost(rows_of(places[1])[-1])
+            assert [row["step"] for row in rows_of(places[1])] == [5]
+        saved = runs.read_networks(places[1])
+        if together:  # its last finite state
+            assert saved["step"] < 5
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved["average"]))
+
+
+def test_programs_hold_so_many_members(make_config, tmp_path):
+    config = make_config("configs/digits.py:mescheder", SMALL | {"population": 5})
+    train.train_population(config, tmp_path, together=True, max_members=2)
+    assert sorted(path.name for path in tmp_path.glob("from_*")) == ["from_0", "from_1", "from_3"]
+    assert rows_of(tmp_path)[-1]["members"] == 5
+
+
+def test_what_fits_into_memory_is_counted(make_config):
+    """At least the state before and after; twice the width, more than twice of it."""
+    sizes = []
+    for width in (64, 128):
+        config = make_config("configs/digits.py:mescheder", SMALL | {"generator.width": width})
+        _, gan, _ = train.prepare(config)
+        state = jax.eval_shape(lambda gan=gan, c=config: gans.init(gan, c, jax.random.key(0)))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        sizes.append(population.member_memory(gan, config))
+        assert sizes[-1] > 2 * size
+    assert sizes[1] > 1.5 * sizes[0]
+
+
+MISTAKES = {
+    "alone": (("--together",), "are for --config.population=N"),
+    "a target": (("--config.population=2", "--config.target.metric=train/d_loss"), "one run"),
+    "no member": (("--config.population=0",), "population must be at least 1, not 0"),
+    "seeds": (("--config.population=2", f"--config.seed={2**32 - 1}"), "less than 2**32"),
+    "no room": (("--config.population=2", "--max_members=0"), "max_members"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(command, tmp_path, mistake):
+    arguments, words = MISTAKES[mistake]
+    workdir = tmp_path / "run"
+    outcome = command(
+        "train.py", "--config=configs/digits.py:mescheder", f"--workdir={workdir}", *arguments
+    )
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+    assert not workdir.exists()
+
+
+def test_its_folder_goes_on_as_it_has_begun_and_is_no_run(command, tmp_path):
+    words = ["--config=configs/digits.py:mescheder", f"--workdir={tmp_path}"]
+    words += [f"--config.{name}={value}" for name, value in SMALL.items()]
+    words += ["--config.population=2"]
+    outcome = command("train.py", *words, "--config.num_steps=5", "--together")
+    assert outcome.code == 0, outcome.err
+    assert "2 runs, mean and spread" in outcome.out
+    outcome = command("train.py", *words, "--notogether")
+    assert outcome.code == 2
+    assert "have begun together" in outcome.err
+    assert command("train.py", *words).code == 0
+    assert rows_of(tmp_path / "seed_0")[-1]["step"] == 20
+    outcome = command("evaluate.py", f"--workdir={tmp_path}")
+    assert outcome.code == 2
+    assert f"{tmp_path} holds several runs: choose one of {tmp_path}/seed_0" in outcome.err
+    assert command("sample.py", f"--workdir={tmp_path}/seed_1", f"--out={tmp_path}/x.png").code == 0

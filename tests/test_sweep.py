@@ -1,0 +1,244 @@
+"""A sweep: its runs are train.py's, it goes on where it was killed, and its page says which is best."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import report
+import runs
+import sweep
+import train
+
+SMALL = {
+    "batch_size": 8,
+    "num_steps": 20,
+    "log_every": 5,
+    "sample_every": 20,
+    "checkpoint_every": 10,
+    "eval_every": 20,
+    "eval_samples": 50,
+    "generator.width": 8,
+    "discriminator.width": 8,
+}
+PAGE = "--config=configs/digits.py:mescheder"
+GRID = (
+    "--grid=config.loss=hinge,non_saturating",
+    "--grid=config.optimizer.generator.learning_rate=1e-3,1e30",
+    "--seeds=2",
+)
+WORDS = [PAGE, *(f"--config.{name}={value}" for name, value in SMALL.items())]
+
+UNSCORED = [word for word in WORDS if "eval_" not in word] + ["--config.eval_every=0"]
+
+
+def rows_of(workdir):
+    rows = runs.read_metrics(workdir)
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+
+
+def table(workdir):
+    with (workdir / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished_sweep(tmp_path_factory):
+    """A sweep of two losses, a rate that works, and one that does not, with two seeds each."""
+    workdir = tmp_path_factory.mktemp("sweep") / "sweep"
+    words = [sys.executable, "sweep.py", *WORDS, *GRID, f"--workdir={workdir}"]
+    outcome = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
+    return workdir, outcome.stdout
+
+
+def test_every_run_is_in_the_table(finished_sweep):
+    workdir, printed = finished_sweep
+    rows = table(workdir)
+    assert len(rows) == 8
+    assert "8 runs of 2 compiled program(s)" in printed
+    assert [row["seed"] for row in rows] == ["0", "1"] * 4
+    for row in rows:
+        wild = row["optimizer.generator.learning_rate"] == "1e30"
+        assert row["state"] == ("lost" if wild else "done")
+        assert row["step"] == ("5" if wild else "20")
+        config = runs.read_config(workdir / row["run"])
+        assert config["loss"] == row["loss"]
+        assert config["seed"] == int(row["seed"])
+        last = runs.read_metrics(workdir / row["run"])[-1]
+        if not wild:
+            assert float(row["eval/fd_classifier"]) == last["eval/fd_classifier"]
+
+
+def test_a_run_is_that_of_train_py(finished_sweep, make_config, tmp_path, command):
+    workdir, _ = finished_sweep
+    row = next(r for r in table(workdir) if r["loss"] == "non_saturating" and r["seed"] == "1")
+    config = make_config("configs/digits.py:mescheder", SMALL | {"seed": 1})
+    train.train_and_evaluate(config, tmp_path)
+    assert json.loads((workdir / row["run"] / "config.json").read_text()) == json.loads(
+        (tmp_path / "config.json").read_text()
+    )
+    ours, theirs = rows_of(workdir / row["run"]), rows_of(tmp_path)
+    for one, other in zip(ours, theirs, strict=True):  # another process: other settings of XLA
+        assert one == pytest.approx(other, rel=0.05, abs=0.05)
+    outcome = command("evaluate.py", f"--workdir={workdir / row['run']}", "--json")
+    assert outcome.code == 0
+    scored = json.loads(outcome.out.splitlines()[-1])["eval/fd_classifier"]
+    assert scored == pytest.approx(float(row["eval/fd_classifier"]), rel=1e-3)
+
+
+def test_the_page_ranks_and_shows(finished_sweep):
+    workdir, printed = finished_sweep
+    page = (workdir / "sweep.html").read_text()
+    values = {}
+    for row in table(workdir):
+        if row["state"] == "done":
+            values.setdefault(row["loss"], []).append(float(row["eval/fd_classifier"]))
+    best = min(values, key=lambda loss: np.mean(values[loss]))
+    lines = [line for line in printed.splitlines() if "learning_rate=" in line and "loss=" in line]
+    ranked = [line for line in lines if not line.startswith(("Training", " ", "Step", "/"))][-4:]
+    assert ranked[0].startswith(f"loss={best}, optimizer.generator.learning_rate=1e-3")
+    mean, deviation, least = (float(x) for x in ranked[0].split()[-5:-2])
+    assert mean == pytest.approx(np.mean(values[best]), rel=1e-3)
+    assert deviation == pytest.approx(np.std(values[best], ddof=1), rel=1e-3)
+    assert least == pytest.approx(min(values[best]), rel=1e-3)
+    assert [line.split()[-5:] for line in ranked[2:]] == [["-", "-", "-", "0", "2"]] * 2
+    assert page.count("<img ") == 2  # of the settings that have a best run
+    assert page.count("<svg ") == 3
+    assert page.count("<polyline ") == page.count("<circle ") == 3 * 2
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert links
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_killed_and_started_again(tmp_path, finished_sweep):
+    """SIGKILL in the middle: the same command ends with the runs of a sweep that was not killed."""
+    words = [sys.executable, "sweep.py", *WORDS, *GRID, f"--workdir={tmp_path}/sweep"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("sweep/002*/seed_1/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    whole, _ = finished_sweep
+    for one, other in zip(table(whole), table(tmp_path / "sweep"), strict=True):
+        assert {**one, "seconds": ""} == {**other, "seconds": ""}
+        assert rows_of(whole / one["run"]) == rows_of(tmp_path / "sweep" / one["run"])
+
+
+def test_together_is_the_same_but_for_rounding(command, tmp_path):
+    words = [*UNSCORED, "--grid=config.penalties.r1=1,3", "--seeds=2"]
+    for how in ("--together", "--notogether"):
+        outcome = command("sweep.py", *words, how, f"--workdir={tmp_path / how}")
+        assert outcome.code == 0, outcome.err
+        assert "4 runs of 1 compiled program(s)" in outcome.out
+    for one, other in zip(*(table(tmp_path / how) for how in ("--together", "--notogether"))):
+        assert one["run"] == other["run"]
+        first = [rows_of(tmp_path / how / one["run"])[0] for how in ("--together", "--notogether")]
+        assert first[0] == pytest.approx(first[1], rel=0.02, abs=0.02)
+
+
+def test_members_of_a_structure_share_a_program(command, tmp_path):
+    before = train.train_steps._cache_size()
+    words = [*UNSCORED, "--config.generator.width=11"]
+    words += ["--grid=config.penalties.r1=1,3", "--seeds=3", "--notogether"]
+    assert command("sweep.py", *words, f"--workdir={tmp_path}/x").code == 0
+    assert train.train_steps._cache_size() - before <= 2  # a call of fewer steps is a second one
+
+
+MISTAKES = {
+    "no field": (("--grid=config.losss=hinge",), "did you mean loss?"),
+    "no form": (("--grid=loss=hinge",), "write config.FIELD=VALUE,VALUE"),
+    "no value": (("--grid=config.loss=hinge,",), "is there twice, or empty"),
+    "a value twice": (("--grid=config.loss=hinge,hinge",), "is there twice, or empty"),
+    "a field twice": (("--grid=config.loss=hinge", "--grid=config.loss=minimax"), "is there twice"),
+    "wrong type": (("--grid=config.batch_size=8,x",), "takes int, not 'x'"),
+    "impossible": (("--grid=config.loss=hinge,hing",), "loss='hing' does not exist"),
+    "useless": (("--grid=config.lazy_every=1,2", "--config.penalties.r1=0"), "does nothing here"),
+    "does not fit": (("--grid=config.batch_size=8,5000",), "is larger than digits"),
+    "seeds as a field": (("--grid=config.seed=1,2",), "for that there is --seeds=N"),
+    "a population": (("--config.population=2",), "not for sweeps"),
+    "no seed": (("--seeds=0",), "seeds"),
+    "many": (("--seeds=101",), "101 runs are more than 100: --yes trains them all the same"),
+    "a target never written": (("--target=eval/fid",), "--target='eval/fid' is never logged"),
+    "a target without scores": (("--target=eval/fd_classifier", "--config.eval_every=0"), "never logged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(command, tmp_path, mistake):
+    arguments, words = MISTAKES[mistake]
+    workdir = tmp_path / "sweep"
+    outcome = command("sweep.py", PAGE, f"--workdir={workdir}", *arguments)
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+    assert outcome.compilations == 0
+    assert not workdir.exists()
+
+
+def test_a_folder_of_something_else_is_left_untouched(command, tmp_path, finished_sweep):
+    workdir, _ = finished_sweep
+    before = (workdir / "sweep.json").read_bytes()
+    outcome = command("sweep.py", *WORDS, *GRID, "--seeds=3", f"--workdir={workdir}")
+    assert outcome.code == 2
+    assert "holds another sweep" in outcome.err
+    assert (workdir / "sweep.json").read_bytes() == before
+    (tmp_path / "file").touch()
+    outcome = command("sweep.py", *WORDS, *GRID, f"--workdir={tmp_path}")
+    assert outcome.code == 2
+    assert "is not empty, and holds no sweep" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_tuple_is_one_value():
+    grid = sweep.read_grid(["config.generator.widths=(64,32),(32,16)", "config.loss=hinge"])
+    assert grid == {"generator.widths": ["(64,32)", "(32,16)"], "loss": ["hinge"]}
+
+
+def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
+    def curve(name, *values):
+        rows = [{"step": i, "images": i, "seconds": i, "x": v} for i, v in enumerate(values)]
+        return report.Curve(tmp_path / name, rows)
+
+    lost = curve("c", 0.1)
+    lost.rows.append({"step": 9, "images": 9, "seconds": 9, "train/d_loss": None})
+    settings = {
+        "a": [curve("a", 1.0, 4.0), curve("b", 9.0, 6.0)],
+        "b": [lost, curve("d", 3.0, None)],
+        "c": [curve("e")],
+    }
+    found = report.rank(settings, "x", lambda value: value)
+    assert [r.setting for r in found] == ["b", "a", "c"]
+    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1)
+    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0)
+    assert found[2][1:] == (None, None, None, None, 0, 0)
+    assert [r.setting for r in report.rank(settings, "x", lambda value: -value)] == ["a", "b", "c"]
+
+
+def test_a_chart_draws_mean_and_deviation():
+    """By hand: 0 to 100 images, means 1 and 3, deviations 1: from 0 to 4 over the height."""
+    rows = [
+        {"images": 0, "x": 1.0, "x_std": 1.0},
+        {"images": 100, "x": 3.0, "x_std": 1.0},
+    ]
+    drawn = report.chart({"<a>": rows, "b": []}, "x", {"<a>": "#123456", "b": "#000000"})
+    top, bottom = 10, report.HEIGHT - report.BOTTOM
+    heights = [bottom - (bottom - top) * y / 4 for y in (1, 3)]
+    left, right = report.LEFT, report.WIDTH - 10
+    line = f"{left:.1f},{heights[0]:.1f} {right:.1f},{heights[1]:.1f}"
+    assert f'<polyline points="{line}" fill="none" stroke="#123456"' in drawn
+    assert "<title>&lt;a&gt;</title>" in drawn
+    assert report.chart({"a": []}, "x", {"a": "#000000"}) == "<p>No run has it yet.</p>"
