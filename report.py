@@ -15,8 +15,18 @@ from typing import Any, NamedTuple
 
 import population
 
-# Okabe and Ito 2008: told apart by the colour-blind, too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+# Told apart by the colour-blind, too: those of Okabe and Ito 2008, then Tol's muted ones.
+COLOURS: tuple[str, ...] = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#999999",
+)
+COLOURS += ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255")
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 260, 70, 30  # pixels of a chart, and of its axes' numbers
 DRAWN = ("train/d_loss", "train/g_loss")  # curves beside the target's
 STYLE = """
