@@ -499,9 +499,9 @@ def begin(
         return states[0] if len(states) == 1 else population.stack(states)
 
     state = checkpoints.restore(jax.eval_shape(draw)) if restoring else None
-    configs = [config.copy_and_resolve_references() for config in configs]
-    for config, workdir, begun in zip(configs, workdirs, resuming):
-        if config.steps_per_call is None:
+    if configs[0].steps_per_call is None:  # of one structure: of them all
+        configs = [config.copy_and_resolve_references() for config in configs]
+        for config, workdir, begun in zip(configs, workdirs, resuming):
             stored = runs.read_config(workdir).get("steps_per_call", 1) if begun else None
             config.steps_per_call = stored or steps_per_call(gan, abstract_state)
     if profile:
