@@ -120,8 +120,8 @@ def shard(population: Population) -> Population:
 def gains() -> bool:
     """Whether the platform trains members together faster than one after the other.
 
-    On two cores eight perceptrons took 2.27 ms a member's step, and one alone 2.27, too; there
-    convolutions with a kernel a member are many times slower.
+    On two cores four perceptrons are as fast either way, and convolutions with a kernel a member
+    are nearly three times slower (docs/sweeps.md); a GPU was not measured.
     """
     return jax.default_backend() != "cpu"
 

@@ -64,6 +64,8 @@ class Run(NamedTuple):
 def main(argv: list[str]) -> None:
     del argv
     base = flags.FLAGS.config
+    if train.INIT_FROM.value or train.DESCRIBE.value or train.PROFILE.value:
+        raise app.UsageError("--init_from, --describe and --profile are for train.py")
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
     grid = read_grid(GRID.value)
     num = SEEDS.value

@@ -325,8 +325,8 @@ def train_together(
                     rows = {i: {name: float(x[i]) for name, x in values.items()} for i in going}
                     losses = {k: f"{values[f'train/{k}'].mean():.3f}" for k in ("d_loss", "g_loss")}
                     bar.set_postfix(losses)
-                    lost = [i for i in going if i not in population.going(state)]
-                    going = [i for i in going if i not in lost]
+                    before, going = going, population.going(state)
+                    lost = [i for i in before if i not in going]
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
@@ -338,7 +338,7 @@ def train_together(
                 seconds = seconds_before + time.perf_counter() - start
                 for i, row in rows.items():
                     if row:
-                        report(members[i], step, row, seconds)
+                        report_row(members[i], step, row, seconds)
                         reached = reached or target_reached(config, members[i].log.last)
                         ending |= num_members == 1 and watch(members[i].log.last)
                 for i in lost:
@@ -548,7 +548,7 @@ def close(training: Training) -> None:
         lock.close()
 
 
-def report(member: Member, step: int, row: dict[str, float], seconds: float) -> None:
+def report_row(member: Member, step: int, row: dict[str, float], seconds: float) -> None:
     """A row of metrics.jsonl, its alarms on the screen, too."""
     images = step * member.config.batch_size
     for alarm in member.log.write(step, images, seconds, row, scores.alarms):

@@ -170,6 +170,7 @@ MISTAKES = {
     "does not fit": (("--grid=config.batch_size=8,5000",), "is larger than digits"),
     "seeds as a field": (("--grid=config.seed=1,2",), "for that there is --seeds=N"),
     "a population": (("--config.population=2",), "not for sweeps"),
+    "a flag of one run": (("--describe",), "are for train.py"),
     "no seed": (("--seeds=0",), "seeds"),
     "many": (("--seeds=101",), "101 runs are more than 100: --yes trains them all the same"),
     "a target never written": (("--target=eval/fid",), "--target='eval/fid' is never logged"),
