@@ -42,10 +42,19 @@ i { display: inline-block; width: 1em; height: .7em; margin-right: .4em }
 
 
 class Curve(NamedTuple):
-    """A run: its folder, and the rows of its metrics.jsonl."""
+    """A run: its folder, the rows of its metrics.jsonl, whether a search has ended it early."""
 
     workdir: Path
     rows: list[dict[str, Any]]
+    pruned: bool = False
+
+
+class Searched(NamedTuple):
+    """A number that was searched: its config field, whether on a logarithmic scale, its values."""
+
+    field: str
+    log: bool
+    values: dict[str, float]  # by setting
 
 
 class Rank(NamedTuple):
@@ -55,8 +64,9 @@ class Rank(NamedTuple):
       setting: in words.
       mean, deviation, best: over the runs that have the target; None where none, or one, has.
       best_run: the folder of the best.
-      num: how many have it.
+      num: how many have it, pruned ones aside.
       lost: how many have no finite numbers any more.
+      pruned: how many a search has ended early.
     """
 
     setting: str
@@ -66,6 +76,7 @@ class Rank(NamedTuple):
     best_run: Path | None
     num: int
     lost: int
+    pruned: int
 
 
 def rank(
@@ -80,10 +91,13 @@ def rank(
     """
     found = []
     for setting, curves in settings.items():
-        values, lost = {}, 0
+        values, lost, pruned = {}, 0, 0
         for curve in curves:
             if curve.rows and population.is_lost(curve.rows[-1]):
                 lost += 1
+                continue
+            if curve.pruned:
+                pruned += 1
                 continue
             if points := [row[target] for row in curve.rows if row.get(target) is not None]:
                 values[curve.workdir] = points[-1]
@@ -91,45 +105,59 @@ def rank(
         deviation = statistics.stdev(values.values()) if len(values) > 1 else None
         best_run = min(values, key=lambda run: distance(values[run]), default=None)
         best = values[best_run] if best_run else None
-        found.append(Rank(setting, mean, deviation, best, best_run, len(values), lost))
+        found.append(Rank(setting, mean, deviation, best, best_run, len(values), lost, pruned))
     return sorted(found, key=lambda r: math.inf if r.mean is None else distance(r.mean))
 
 
 def ranking_text(ranking: Sequence[Rank], target: str) -> str:
     """A table for a terminal."""
-    width = max(len(r.setting) for r in ranking)
-    lines = [f"{target:{width}}{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}"]
+    width = max(len(target), *(len(r.setting) for r in ranking))
+    heads = f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}"
+    lines = [f"{target:{width}}{heads}"]
     for r in ranking:
         cells = "".join(f"{_figure(x):>11}" for x in (r.mean, r.deviation, r.best))
-        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}")
+        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}")
     return "\n".join(lines)
 
 
 def sweep_page(
-    title: str, settings: dict[str, list[Curve]], ranking: Sequence[Rank], target: str
+    title: str,
+    settings: dict[str, list[Curve]],
+    ranking: Sequence[Rank],
+    target: str,
+    searched: Sequence[Searched] = (),
 ) -> str:
-    """The page: the ranking, curves with mean and spread over seeds, the best runs' samples."""
-    order = [r.setting for r in ranking]
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(order)}
-    heads = ("setting", "mean", "deviation", "best", "runs", "lost")
+    """The page: the ranking, what was searched, curves with mean and spread over seeds, samples.
+
+    Curves and samples are those of as many of the best settings as there are colours.
+    """
+    drawn = [r.setting for r in ranking[: len(COLOURS)]]
+    colours = dict(zip(drawn, COLOURS))
+    heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned")
     table = [f"<tr>{''.join(f'<th>{name}</th>' for name in heads)}</tr>"]
     figures = []
     for r in ranking:
-        label = f'<i style="background:{colours[r.setting]}"></i>{html.escape(r.setting)}'
+        colour = colours.get(r.setting, "none")
+        label = f'<i style="background:{colour}"></i>{html.escape(r.setting)}'
         numbers = [_figure(x) for x in (r.mean, r.deviation, r.best)]
-        cells = [label, *numbers, str(r.num), str(r.lost)]
+        cells = [label, *numbers, str(r.num), str(r.lost), str(r.pruned)]
         table.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
         pictures = sorted((r.best_run / "samples").glob("*.png")) if r.best_run else []
-        if pictures:
+        if pictures and r.setting in colours:
             data = base64.b64encode(pictures[-1].read_bytes()).decode()
             words = f"{label}: {_figure(r.best)}, {r.best_run.name if r.best_run else ''}"
             alt = html.escape(f"samples of {r.setting}", quote=True)
             image = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
             figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     charts = []
+    values = {r.setting: r.mean for r in ranking if r.mean is not None}
+    for number in searched:
+        points = [(number.values[name], y, name) for name, y in values.items()]
+        heading = html.escape(f"{target} over {number.field}")
+        charts.append(f"<h2>{heading}</h2>{scatter(points, number.log, colours)}")
     for metric in dict.fromkeys((target, *DRAWN)):
         means = {
-            name: population.mean_and_spread([c.rows for c in settings[name]]) for name in order
+            name: population.mean_and_spread([c.rows for c in settings[name]]) for name in drawn
         }
         charts.append(f"<h2>{html.escape(metric)}</h2>{chart(means, metric, colours)}")
     return "\n".join(
@@ -139,7 +167,8 @@ def sweep_page(
             f"<title>{html.escape(title)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(title)}</h1>",
             f"<p>Ranked by the last <code>{html.escape(target)}</code>: mean and deviation",
-            "over seeds. A lost run has no finite numbers any more.</p>",
+            "over seeds. A lost run has no finite numbers any more, and a pruned one was ended",
+            f"early. Curves and samples: the best {len(drawn)} settings of {len(ranking)}.</p>",
             f"<table>{''.join(table)}</table>",
             *charts,
             "<h2>The last samples of each setting's best run</h2>",
@@ -171,34 +200,73 @@ def chart(means: dict[str, list[dict[str, Any]]], metric: str, colours: dict[str
     last = max(x for x, _, _ in points)
     low, high = min(y - s for _, y, s in points), max(y + s for _, y, s in points)
     span = (high - low) or 1.0
-
-    def place(x: float, y: float) -> str:
-        across = LEFT + (WIDTH - LEFT - 10) * x / last
-        return f"{across:.1f},{(HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - 10) * (y - low) / span:.1f}"
-
-    parts = []
-    for i in range(5):
-        y = low + span * i / 4
-        left, right = place(0, y), place(last, y)
-        (x1, y1), (x2, y2) = left.split(","), right.split(",")
-        parts.append(f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y1}" text-anchor="end" dy="4">{y:.3g}</text>')
-        x = place(last * i / 4, low).split(",")[0]
-        anchor = "end" if i == 4 else "middle"
-        words = f"{last * i / 4:,.0f}" + (" images" if i == 4 else "")
-        parts.append(f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="{anchor}">{words}</text>')
+    ticks = [f"{last * i / 4:,.0f}" for i in range(5)]
+    parts = _axes([*ticks[:4], f"{ticks[4]} images"], low, span)
     for name, curve in curves.items():
         if not curve:
             continue
-        above = [place(x, y + s) for x, y, s in curve]
-        below = [place(x, y - s) for x, y, s in reversed(curve)]
+        line, above, below = (
+            [_place(x / last, (y + side * s - low) / span) for x, y, s in curve]
+            for side in (0, 1, -1)
+        )
         colour, words = colours[name], f"<title>{html.escape(name)}</title>"
-        parts.append(f'<polygon points="{" ".join(above + below)}" fill="{colour}" opacity=".18"/>')
-        line = " ".join(place(x, y) for x, y, _ in curve)
-        drawn = f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2">'
-        parts.append(f"{drawn}{words}</polyline>")
-        across, up = place(*curve[-1][:2]).split(",")
-        parts.append(f'<circle cx="{across}" cy="{up}" r="4" fill="{colour}">{words}</circle>')
+        band = " ".join(above + below[::-1])
+        parts.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>')
+        drawn = f'<polyline points="{" ".join(line)}" fill="none" stroke="{colour}"'
+        parts.append(f'{drawn} stroke-width="2">{words}</polyline>')
+        parts.append(_dot(line[-1], colour, name))
+    return _svg(parts)
+
+
+def scatter(points: list[tuple[float, float, str]], log: bool, colours: dict[str, str]) -> str:
+    """An SVG of a metric over a number that was searched: a dot a setting.
+
+    Args:
+      points: number, metric, setting.
+      log: whether the number's scale is logarithmic.
+      colours: by setting; another one's is grey.
+    """
+    if not points:
+        return "<p>No run has it yet.</p>"
+    scale, back = (math.log, math.exp) if log else (float, float)
+    xs = [scale(x) for x, _, _ in points]
+    left, low = min(xs), min(y for _, y, _ in points)
+    width, span = (max(xs) - left) or 1.0, (max(y for _, y, _ in points) - low) or 1.0
+    parts = _axes([f"{back(left + width * i / 4):.3g}" for i in range(5)], low, span)
+    for x, (_, y, name) in zip(xs, points):
+        place = _place((x - left) / width, (y - low) / span)
+        parts.append(_dot(place, colours.get(name, "#bbb"), name))
+    return _svg(parts)
+
+
+def _axes(ticks: list[str], low: float, span: float) -> list[str]:
+    """Five lines with the numbers of the height, and the words under the width."""
+    parts = []
+    for i, words in enumerate(ticks):
+        part = i / (len(ticks) - 1)
+        (x1, y), (x2, _) = (_place(side, part).split(",") for side in (0, 1))
+        parts.append(f'<line x1="{x1}" y1="{y}" x2="{x2}" y2="{y}" stroke="#ddd"/>')
+        number = f"{low + span * part:.3g}"
+        parts.append(f'<text x="{LEFT - 6}" y="{y}" text-anchor="end" dy="4">{number}</text>')
+        x = _place(part, 0).split(",")[0]
+        anchor = "end" if part == 1 else "middle"
+        parts.append(f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="{anchor}">{words}</text>')
+    return parts
+
+
+def _place(across: float, up: float) -> str:
+    """Of parts of a chart's width and height, its SVG coordinates."""
+    x = LEFT + (WIDTH - LEFT - 10) * across
+    return f"{x:.1f},{(HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - 10) * up:.1f}"
+
+
+def _dot(place: str, colour: str, name: str) -> str:
+    x, y = place.split(",")
+    title = f"<title>{html.escape(name)}</title>"
+    return f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}">{title}</circle>'
+
+
+def _svg(parts: list[str]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -133,7 +134,7 @@ def create(workdir: Path, config: ConfigDict, resuming: bool) -> IO:
             starts = _read_starts(workdir)
         else:
             (workdir / "config.json").touch(exist_ok=False)
-        _replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+        replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
         lock.seek(0)
         lock.truncate()
         lock.write(json.dumps({**environment(), "earlier_starts": starts}, indent=2) + "\n")
@@ -169,7 +170,7 @@ def environment() -> dict[str, Any]:
     """What a result depends on besides the config."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
     return {
-        "command": sys.argv,
+        "command": [re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", word) for word in sys.argv],
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -194,7 +195,7 @@ class Log:
         path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
         self.last = self.rows[-1] if self.rows else {"step": 0, "images": 0, "seconds": 0.0}
-        _replace(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        replace(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._going = False
         self._workdir = workdir
         self._file = path.open("a")
@@ -461,9 +462,9 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
     os.replace(partial, path)
 

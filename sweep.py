@@ -1,23 +1,28 @@
-"""Trains a grid of settings with several seeds each, and says which is best.
+"""Trains a grid of settings with several seeds each, or searches, and says which is best.
 
     python sweep.py --config=configs/mnist.py --grid=config.loss=hinge,non_saturating \\
         --grid=config.penalties.r1=0.1,1,10 --seeds=4 --workdir=runs/losses
+    python sweep.py --config=configs/mnist.py --search=config.penalties.r1=log:0.01:10 --trials=20
 
 Every setting and seed is a run as train.py would make it, in a folder of its own. Settings that
 differ in numbers alone share one compiled program, and on a GPU or TPU train in it together. The
-same command goes on where it has stopped. sweep.csv has a line a run, sweep.html the curves, the
-ranking and samples.
+same command goes on where it has stopped; with --storage it is a worker more on any machine.
+sweep.csv has a line a run, sweep.html the curves, the ranking and samples.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import io
 import itertools
 import json
+import math
 import os
 import re
-from collections.abc import Sequence
+import shutil
+import zlib
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +35,28 @@ import population
 import report
 import runs
 import scores
+import search
 import train
 
 GRID = flags.DEFINE_multi_string("grid", [], "config.FIELD=VALUE,VALUE,...; several times.")
+SEARCH = flags.DEFINE_multi_string(
+    "search", [], "config.FIELD=log:LO:HI, =LO:HI or =VALUE,VALUE: what is proposed; several times."
+)
 SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each setting, from config.seed on.", 1)
+TRIALS = flags.DEFINE_integer("trials", None, "Settings of a search, all workers together.", 1)
 TARGET = flags.DEFINE_string("target", None, "The metric that ranks; without it the best_metric.")
+STORAGE = flags.DEFINE_string(
+    "storage", None, "Of what workers share: a database's URL, or a journal file's path."
+)
+ASK = flags.DEFINE_integer("ask", 1, "Trials that a worker trains at a time.", 1)
+PRUNE = flags.DEFINE_bool("prune", True, "End trials that are worse than the median on their way.")
+LEASE = flags.DEFINE_float(
+    "lease", 60, "Seconds without a sign after which a worker elsewhere is dead.", 0.1
+)
 MANY = 100  # runs; more, nobody trains by mistake
 YES = flags.DEFINE_bool("yes", False, f"Train more than {MANY} runs.")
 
+USUAL_TRIALS = 50
 NOT_OF_A_GRID = {"seed": "--seeds=N", "population": "--seeds=N", "recipe": "--config=FILE:RECIPE"}
 UNUSUAL = r"[^\w.=,+-]"  # in a folder's name
 # What data and scores depend on.
@@ -61,89 +80,170 @@ class Run(NamedTuple):
     prepared: train.Prepared
 
 
+class Result(NamedTuple):
+    """What has become of a run: a line of the table."""
+
+    setting: dict[str, str]
+    seed: int
+    workdir: Path
+    state: str
+    rows: list[dict[str, Any]]
+
+
+class Sweep(NamedTuple):
+    """What the command line asks for, checked.
+
+    Attributes:
+      base: the config without grid and search.
+      grid: values by field.
+      space: what is searched in; empty without a search.
+      seeds: of each setting.
+      target: the metric that ranks.
+      workdir: the sweep's folder.
+      known: what configs of the same data are trained with.
+    """
+
+    base: ConfigDict
+    grid: dict[str, list[str]]
+    space: search.Space
+    seeds: int
+    target: str
+    workdir: Path
+    known: dict[tuple, train.Prepared]
+
+
 def main(argv: list[str]) -> None:
     del argv
     base = flags.FLAGS.config
     if train.INIT_FROM.value or train.DESCRIBE.value or train.PROFILE.value:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
-    grid = read_grid(GRID.value)
-    num = SEEDS.value
-    for values in grid.values():
-        num *= len(values)
-    if num > MANY and not YES.value:
-        raise app.UsageError(f"{num:,} runs are more than {MANY}: --yes trains them all the same")
-    members = make_runs(base, grid, SEEDS.value, workdir)
+    grid = {k: search.split_values(text) for k, text in read_fields("grid", GRID.value).items()}
+    kinds = cli.field_types(base)
+    space = {
+        field: search.read_range(text, kinds.get(field, str))
+        for field, text in read_fields("search", SEARCH.value, grid).items()
+    }
+    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    num = check_number(points, bool(space))
+    known: dict[tuple, train.Prepared] = {}
+    settings = [{**point, **ends} for point in points for ends in ends_of(space)]
+    members = [
+        run
+        for i, setting in enumerate(settings)
+        for run in make_runs(base, setting, SEEDS.value, workdir / folder_name(i, setting), known)
+    ]
     target = choose_target(members[0], TARGET.value)
-    remember(workdir, base, grid, SEEDS.value)
+    sweep = Sweep(base, grid, space, SEEDS.value, target, workdir, known)
     signals = cli.remember_signals()
-    groups: dict[Any, list[Run]] = {}
-    for run in members:
-        key = population.structure(run.prepared.gan, run.config)
-        groups.setdefault(key, []).append(run)
-    print(f"{len(members)} runs of {len(groups)} compiled program(s) in {workdir}", flush=True)
-    for i, group in enumerate(groups.values()):
-        train.train_members(
-            [run.config for run in group],
-            [run.workdir for run in group],
-            workdir / f"group_{i}",
-            stop=lambda: bool(signals),
-            together=train.TOGETHER.value,
-            max_members=train.MAX_MEMBERS.value,
-            prepared=group[0].prepared,
-        )
-        write(workdir, members, target)
+
+    def stop() -> bool:
+        return bool(signals)
+
+    if space or STORAGE.value:
+        train_trials(sweep, points, num, stop)
+    else:
+        remember(sweep)
+        train_grid(sweep, members, stop)
     if signals:
         raise SystemExit(128 + signals[0])
 
 
-def read_grid(words: Sequence[str]) -> dict[str, list[str]]:
-    """Fields and their values of words such as config.loss=hinge,non_saturating.
+def check_number(points: list[dict[str, str]], searching: bool) -> int:
+    """How many settings are to be trained.
 
     Raises:
-      app.UsageError: a word is no such, or a field or value is there twice.
+      app.UsageError: so many that it may be a mistake, or flags that do not fit together.
     """
-    grid: dict[str, list[str]] = {}
+    of_a_search = {"trials": TRIALS, "ask": ASK, "prune": PRUNE, "lease": LEASE}
+    for name, flag in of_a_search.items():
+        if flag.present and not (searching or (STORAGE.value and name != "trials")):
+            raise app.UsageError(f"--{name} is for --search")
+    if STORAGE.value and not cli.WORKDIR.value:
+        raise app.UsageError("--storage needs --workdir: its last part names what workers share")
+    num = (TRIALS.value or USUAL_TRIALS) if searching else len(points)
+    if searching and len(points) > num:
+        raise app.UsageError(f"--trials={num} is less than the grid's {len(points)} settings")
+    if num * SEEDS.value > MANY and not YES.value:
+        raise app.UsageError(
+            f"{num * SEEDS.value:,} runs are more than {MANY}: --yes trains them all the same"
+        )
+    return num
+
+
+def ends_of(space: search.Space) -> list[dict[str, str]]:
+    """Settings from which one sees whether those in between are possible."""
+    lists = {k: values if isinstance(values, list) else [] for k, values in space.items()}
+    for field, values in space.items():
+        if isinstance(values, search.Range):
+            lists[field] = [values.word(values.low), values.word(values.high)]
+    longest = max(map(len, lists.values()), default=1)
+    return [
+        {k: words[min(i, len(words) - 1)] for k, words in lists.items()} for i in range(longest)
+    ]
+
+
+def read_fields(flag: str, words: Sequence[str], taken: Container[str] = ()) -> dict[str, str]:
+    """Fields and the text after them, of words such as config.loss=hinge,non_saturating.
+
+    Raises:
+      app.UsageError: a word is no such, or a field is there twice.
+    """
+    found: dict[str, str] = {}
     for word in words:
         match = re.fullmatch(r"config\.([\w.]+)=(.+)", word)
         if not match:
-            raise app.UsageError(f"--grid={word}: write config.FIELD=VALUE,VALUE")
-        field, values = match[1], re.split(r",(?![^()]*\))", match[2])  # (64,32) is one value
+            raise app.UsageError(f"--{flag}={word}: write config.FIELD=VALUE,VALUE")
+        field = match[1]
         if field in NOT_OF_A_GRID:
-            raise app.UsageError(f"--grid={word}: for that there is {NOT_OF_A_GRID[field]}")
-        if field in grid or len(set(values)) < len(values) or "" in values:
-            raise app.UsageError(f"--grid={word}: a field or a value is there twice, or empty")
-        grid[field] = values
-    return grid
+            raise app.UsageError(f"--{flag}={word}: for that there is {NOT_OF_A_GRID[field]}")
+        if field in found or field in taken:
+            raise app.UsageError(f"--{flag}={word}: the field is there twice")
+        found[field] = match[2]
+    return found
 
 
-def make_runs(base: ConfigDict, grid: dict[str, list[str]], seeds: int, workdir: Path) -> list[Run]:
-    """All runs, everything in them checked.
+def make_runs(
+    base: ConfigDict,
+    setting: dict[str, str],
+    seeds: int,
+    folder: Path,
+    known: dict[tuple, train.Prepared],
+    first_seed: int = 0,
+) -> list[Run]:
+    """A setting's runs, everything in them checked.
 
+    Args:
+      folder: of theirs.
+      known: what configs of the same data are trained with; of this one it is added.
+      first_seed: counted from the config's on.
     Raises:
       app.UsageError: one of them is impossible.
     """
-    known: dict[tuple, train.Prepared] = {}
-    page, overridden = cli.load_page(), cli.overrides()
+    config = base.copy_and_resolve_references()
+    cli.with_overrides(config, [f"--config.{k}={v}" for k, v in setting.items()])
+    checks.check_values(config)
+    checks.check_use(config, cli.load_page(), [*cli.overrides(), *setting])
+    if config.population > 1 or config.target.metric:
+        raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
+    key = tuple(config[field] for field in DATA_FIELDS)
+    prepared = known[key] = train.prepare(config, known.get(key))
     found = []
-    for i, values in enumerate(itertools.product(*grid.values())):
-        setting = dict(zip(grid, values))
-        config = base.copy_and_resolve_references()
-        cli.with_overrides(config, [f"--config.{k}={v}" for k, v in setting.items()])
-        checks.check_values(config)
-        checks.check_use(config, page, [*overridden, *grid])
-        if config.population > 1 or config.target.metric:
-            raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
-        key = tuple(config[field] for field in DATA_FIELDS)
-        prepared = known[key] = train.prepare(config, known.get(key))
-        name = ",".join(f"{field}={value}" for field, value in setting.items()) or "as_it_is"
-        folder = workdir / f"{i:03}-{re.sub(UNUSUAL, '_', name)[:150]}"
-        for seed in range(config.seed, config.seed + seeds):
-            own = config.copy_and_resolve_references()
-            own.seed = seed
-            checks.check_values(own)
-            found.append(Run(setting, own, folder / f"seed_{seed}", prepared))
+    for seed in range(config.seed + first_seed, config.seed + first_seed + seeds):
+        own = config.copy_and_resolve_references()
+        own.seed = seed
+        checks.check_values(own)
+        found.append(Run(setting, own, folder / f"seed_{seed}", prepared))
     return found
+
+
+def folder_name(i: int, setting: dict[str, str]) -> str:
+    name = ",".join(f"{field}={value}" for field, value in setting.items()) or "as_it_is"
+    return f"{i:03}-{re.sub(UNUSUAL, '_', name)[:150]}"
+
+
+def setting_name(setting: dict[str, str]) -> str:
+    return ", ".join(f"{field}={value}" for field, value in setting.items()) or "as it is"
 
 
 def choose_target(run: Run, name: str | None) -> str:
@@ -162,13 +262,21 @@ def choose_target(run: Run, name: str | None) -> str:
     return config.target.metric
 
 
-def remember(workdir: Path, base: ConfigDict, grid: dict[str, list[str]], seeds: int) -> None:
+def swept(sweep: Sweep) -> dict[str, Any]:
+    """What makes a sweep this one, as JSON has it."""
+    found = {"config": runs.flatten(sweep.base.to_dict()), "grid": sweep.grid, "seeds": sweep.seeds}
+    if sweep.space:
+        found |= {"search": sweep.space, "target": sweep.target}
+    return json.loads(json.dumps(found))
+
+
+def remember(sweep: Sweep) -> None:
     """Writes down what is swept, or holds it against what has begun there.
 
     Raises:
       app.UsageError: another sweep has, or the folder cannot be made.
     """
-    now: dict[str, Any] = {"config": runs.flatten(base.to_dict()), "grid": grid, "seeds": seeds}
+    workdir, now = sweep.workdir, swept(sweep)
     file = workdir / "sweep.json"
     try:
         if file.exists():
@@ -177,48 +285,232 @@ def remember(workdir: Path, base: ConfigDict, grid: dict[str, list[str]], seeds:
                 k: v for k, v in now["config"].items() if k.split(".")[0] in runs.RESUMABLE
             }
             before["config"] |= resumable
-            if before != json.loads(json.dumps(now)):
+            if before != now:
                 raise app.UsageError(f"workdir {workdir} holds another sweep: {file} says which")
-        elif workdir.exists() and any(workdir.iterdir()):
+        elif workdir.exists() and any(p for p in workdir.iterdir() if "sweep.json" not in p.name):
             raise app.UsageError(f"workdir {workdir} is not empty, and holds no sweep")
         workdir.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(now, indent=2) + "\n")
+        runs.replace(file, json.dumps(now, indent=2) + "\n")
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
 
 
-def write(workdir: Path, members: Sequence[Run], target: str) -> None:
-    """sweep.csv and sweep.html, of what there is so far; the ranking on the screen, too."""
-    rows = [table_row(workdir, run) for run in members]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    partial = workdir / "sweep.csv.partial"
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, workdir / "sweep.csv")
-    settings: dict[str, list[report.Curve]] = {}
+def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
+    """Trains all runs, those of one structure through one program."""
+    groups = by_structure(members)
+    print(
+        f"{len(members)} runs of {len(groups)} compiled program(s) in {sweep.workdir}", flush=True
+    )
+    for i, group in enumerate(groups):
+        train_group(group, sweep.workdir / f"group_{i}", train.TOGETHER.value, stop)
+        write(sweep, [result_of(run) for run in members], aloud=True)
+
+
+def by_structure(members: Sequence[Run]) -> list[list[Run]]:
+    """Those that one compiled program can train, together."""
+    groups: dict[Any, list[Run]] = {}
     for run in members:
-        name = ", ".join(f"{k}={v}" for k, v in run.setting.items()) or "as it is"
-        curve = report.Curve(run.workdir, runs.read_metrics(run.workdir))
-        settings.setdefault(name, []).append(curve)
-    ranking = report.rank(settings, target, functools.partial(scores.distance_from_best, target))
-    print(report.ranking_text(ranking, target), flush=True)
-    page = report.sweep_page(workdir.name, settings, ranking, target)
-    (workdir / "sweep.html").write_text(page)
+        key = population.structure(run.prepared.gan, run.config)
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
 
 
-def table_row(workdir: Path, run: Run) -> dict[str, Any]:
-    """A run's line of sweep.csv, with its last row of metrics.jsonl and its last scores."""
+def train_group(group: list[Run], folder: Path, together: bool | None, stop: search.Stop) -> None:
+    train.train_members(
+        [run.config for run in group],
+        [run.workdir for run in group],
+        folder,
+        stop=stop,
+        together=together,
+        max_members=train.MAX_MEMBERS.value,
+        prepared=group[0].prepared,
+    )
+
+
+def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: search.Stop) -> None:
+    """Trains what a study asks for, until it has `num` settings; other workers may do the same.
+
+    Args:
+      points: of the grid, the study's first settings.
+    """
+    storage = search.open_storage(STORAGE.value) if STORAGE.value else None
+    remember(sweep)
+    storage = storage or search.open_storage(f"sqlite:///{sweep.workdir.absolute()}/search.db")
+    print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)
+    space: search.Space = {**sweep.grid, **sweep.space}
+    patience = sweep.base.num_steps // 4
+    with search.Study(
+        storage,
+        swept(sweep),
+        space,
+        points,
+        num,
+        sweep.base.seed,
+        LEASE.value,
+        patience,
+        sweep.workdir,
+    ) as study:
+        while trials := study.take(ASK.value, stop):
+            train_asked(sweep, study, trials, stop)
+            write(sweep, results_of(sweep, study))
+        write(sweep, results_of(sweep, study), aloud=True)
+
+
+def train_asked(
+    sweep: Sweep, study: search.Study, trials: list[search.Trial], stop: search.Stop
+) -> None:
+    """Trains trials in one program, or one after the other, and tells the study what they gave."""
+    members: dict[int, list[Run]] = {}
+    for trial in trials:
+        folder = sweep.workdir / folder_name(trial.slot, trial.setting)
+        first_seed = trial.repeats * sweep.seeds
+        try:
+            members[trial.slot] = make_runs(
+                sweep.base, trial.setting, sweep.seeds, folder, sweep.known, first_seed
+            )
+        except app.UsageError as error:  # the ends of what is searched in are not all of it
+            print(f"Trial {trial.slot} cannot be: {error}", flush=True)
+            study.tell(trial, math.inf, {})
+    trials = [trial for trial in trials if trial.slot in members]
+    together = train.TOGETHER.value
+    if population.gains() if together is None else together:
+        for group in by_structure([run for trial in trials for run in members[trial.slot]]):
+            names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
+            folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
+            if not folder.exists():  # remains of a worker that had other runs together
+                for run in group:
+                    shutil.rmtree(run.workdir, ignore_errors=True)
+            train_group(group, folder, True, stop)
+        for trial in trials:
+            end_trial(sweep, study, trial, members[trial.slot])
+    else:
+        for trial in trials:
+            pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
+            end_trial(sweep, study, trial, members[trial.slot], pruned)
+
+
+def train_alone(
+    sweep: Sweep, study: search.Study, trial: search.Trial, members: list[Run], stop: search.Stop
+) -> bool:
+    """A trial's runs, one after the other; whether it is pruned, and the rest of them left out."""
+    pruned, steps_before = False, 0
+
+    def watch(row: dict[str, Any]) -> bool:
+        nonlocal pruned
+        value = row.get(sweep.target)
+        if value is not None and PRUNE.value and not population.is_lost(row):
+            distance = scores.distance_from_best(sweep.target, value)
+            pruned |= study.report(trial, steps_before + row["step"], distance)
+        return pruned or population.is_lost(row)
+
+    for run in members:
+        if not stop() and not pruned:
+            train.train_together(
+                [run.config], [run.workdir], run.workdir, None, stop, None, watch, run.prepared
+            )
+            steps_before += run.config.num_steps
+    return pruned
+
+
+def end_trial(
+    sweep: Sweep,
+    study: search.Study,
+    trial: search.Trial,
+    members: list[Run],
+    pruned: bool = False,
+) -> None:
+    """Tells the study the mean over the runs; of a lost one it is infinite."""
+    results = [result_of(run) for run in members]
+    rows = {result.seed: result.rows[-1] for result in results if result.rows}
+    ended = all(result.state in ("done", "lost") for result in results)
+    if not ended and not pruned:  # a signal
+        study.give_back(trial)
+        return
+    [rank] = rank_results(sweep, results)
+    value, words = math.inf, "lost"
+    if rank.mean is not None and rank.num == len(members):
+        value = scores.distance_from_best(sweep.target, rank.mean)
+        words = f"{sweep.target} = {rank.mean:.4g}"
+    if not study.tell(trial, value if ended else None, rows):
+        words = "taken up by another worker, which has thought this one dead"
+    elif not ended:
+        words = "pruned"
+    print(f"Trial {trial.slot}, {setting_name(trial.setting)}: {words}", flush=True)
+
+
+def result_of(run: Run) -> Result:
     rows = runs.read_metrics(run.workdir)
-    last = {name: value for row in rows for name, value in row.items() if name != "alarms"}
-    state = "not begun" if not rows else "running"
+    state = "running" if rows else "not begun"
     if rows and population.is_lost(rows[-1]):
         state = "lost"
     elif rows and rows[-1]["step"] >= run.config.num_steps:
         state = "done"
-    where = {"run": str(run.workdir.relative_to(workdir)), "state": state}
-    return {**where, **run.setting, "seed": run.config.seed, **last}
+    return Result(run.setting, run.config.seed, run.workdir, state, rows)
+
+
+def results_of(sweep: Sweep, study: search.Study) -> list[Result]:
+    """Of all runs that the study knows of; of those of other machines the last row alone."""
+    results = []
+    for found in study.found():
+        folder = sweep.workdir / folder_name(found.slot, found.setting)
+        first = sweep.base.seed + found.repeats * sweep.seeds
+        for seed in range(first, first + sweep.seeds):
+            rows = runs.read_metrics(folder / f"seed_{seed}")
+            told = found.rows.get(seed)
+            if told and (not rows or rows[-1]["step"] < told["step"]):
+                rows = [told]
+            state = "lost" if rows and population.is_lost(rows[-1]) else found.state
+            results.append(Result(found.setting, seed, folder / f"seed_{seed}", state, rows))
+    return results
+
+
+def rank_results(sweep: Sweep, results: Sequence[Result]) -> list[report.Rank]:
+    distance = functools.partial(scores.distance_from_best, sweep.target)
+    return report.rank(curves_of(results), sweep.target, distance)
+
+
+def curves_of(results: Sequence[Result]) -> dict[str, list[report.Curve]]:
+    """By setting."""
+    curves: dict[str, list[report.Curve]] = {}
+    for result in results:
+        curve = report.Curve(result.workdir, result.rows, result.state == "pruned")
+        curves.setdefault(setting_name(result.setting), []).append(curve)
+    return curves
+
+
+def write(sweep: Sweep, results: Sequence[Result], aloud: bool = False) -> None:
+    """sweep.csv and sweep.html, of what there is so far; the ranking on the screen, too."""
+    if not results:
+        return
+    lines = [table_row(sweep.workdir, result) for result in results]
+    table = io.StringIO()
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    runs.replace(sweep.workdir / "sweep.csv", table.getvalue())
+    ranking = rank_results(sweep, results)
+    if aloud:
+        print(report.ranking_text(ranking, sweep.target), flush=True)
+    searched = [
+        report.Searched(
+            field,
+            values.log,
+            {setting_name(r.setting): float(r.setting[field]) for r in results},
+        )
+        for field, values in sweep.space.items()
+        if isinstance(values, search.Range)
+    ]
+    curves = curves_of(results)
+    page = report.sweep_page(sweep.workdir.name, curves, ranking, sweep.target, searched)
+    runs.replace(sweep.workdir / "sweep.html", page)
+
+
+def table_row(workdir: Path, result: Result) -> dict[str, Any]:
+    """A run's line of sweep.csv, with its last row of metrics.jsonl and its last scores."""
+    last = {k: value for row in result.rows for k, value in row.items() if k != "alarms"}
+    where = {"run": str(result.workdir.relative_to(workdir)), "state": result.state}
+    return {**where, **result.setting, "seed": result.seed, **last}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,465 @@
+"""A search: every slot is trained once, whatever happens to its workers, and the best is found."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import getpass
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from absl import app
+from conftest import ROOT
+from test_sweep import UNSCORED
+
+import runs
+import search
+import train
+
+STATES = optuna.trial.TrialState
+R1 = {"penalties.r1": search.Range(0.01, 10.0, log=True, whole=False)}
+TARGET = "--target=train/g_loss"
+SEARCH = (*UNSCORED, "--search=config.penalties.r1=log:0.01:10", TARGET)
+
+
+def table(workdir):
+    with (workdir / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def slots_by_state(study):
+    return Counter(
+        (trial.user_attrs["slot"], trial.state.name)
+        for trial in study.get_trials()
+        if trial.state in (STATES.COMPLETE, STATES.PRUNED)
+    )
+
+
+@pytest.fixture
+def join(tmp_path):
+    """join('a'): a worker's study, in a folder of its own; the same folder where named so again."""
+    with contextlib.ExitStack() as stack:
+        storage = optuna.storages.InMemoryStorage()
+
+        def make(name, space=R1, begin_with=(), num=3, seed=0, lease=60.0, swept=None):
+            workdir = tmp_path / name / "search"
+            workdir.mkdir(parents=True, exist_ok=True)
+            study = search.Study(
+                storage, swept or {}, space, begin_with, num, seed, lease, 0, workdir
+            )
+            return stack.enter_context(study)
+
+        yield make
+
+
+def never():
+    return False
+
+
+def test_a_range_is_read():
+    assert search.read_range("log:1e-2:10", float) == search.Range(0.01, 10.0, True, False)
+    assert search.read_range("1:8", int) == search.Range(1, 8, False, True)
+    assert search.read_range("(8,4),(4,2)", tuple) == ["(8,4)", "(4,2)"]
+    mistakes = ("3:1", "1:1", "log:0:1", "a:b", "hinge", "a,a", "nan:1", "1:inf")
+    for text in mistakes:
+        with pytest.raises(app.UsageError):
+            search.read_range(text, float)
+    with pytest.raises(app.UsageError, match="whole numbers"):
+        search.read_range("1:2.5", int)
+
+
+def test_a_number_is_as_a_person_would_write_it():
+    assert search.Range(0.01, 10, True, False).word(0.0123456) == "0.01235"
+    assert search.Range(0.123449, 1, True, False).word(0.1234491) == "0.123449"  # never outside
+    assert search.Range(1, 8, False, True).word(3) == "3"
+
+
+def test_every_slot_is_taken_once(join):
+    first, second = join("a"), join("b")
+    taken = [*first.take(2, never), *second.take(5, never)]
+    assert [trial.slot for trial in taken] == [0, 1, 2]
+    for study, trial in zip((first, first, second), taken):
+        assert 0.01 <= float(trial.setting["penalties.r1"]) <= 10
+        assert study.tell(trial, 1.0, {0: {"step": trial.slot}})
+    assert first.take(1, never) == second.take(1, never) == []
+    found = first.found()
+    assert [(x.slot, x.state, x.rows) for x in found] == [
+        (i, "done", {0: {"step": i}}) for i in range(3)
+    ]
+    assert [x.setting for x in found] == [trial.setting for trial in taken]
+
+
+def test_what_is_proposed_depends_on_seed_and_slot_and_what_was_told(tmp_path):
+    def settings(seed, workers, value=float):
+        storage = optuna.storages.InMemoryStorage()
+        place = tmp_path / "search"
+        place.mkdir(exist_ok=True)
+        found = []
+        with contextlib.ExitStack() as stack:
+            for i in range(14):  # beyond the ten that the sampler draws at random
+                if i % workers == 0:  # a worker that starts again
+                    study = stack.enter_context(
+                        search.Study(storage, {}, R1, (), 14, seed, 60, 0, place)
+                    )
+                [trial] = study.take(1, never)
+                found.append(float(trial.setting["penalties.r1"]))
+                study.tell(trial, value(found[-1]), {})
+        return found
+
+    one = settings(0, 100)
+    assert len(set(one)) == 14
+    assert settings(0, 3) == one
+    assert settings(1, 100)[0] != one[0]
+    told_otherwise = settings(0, 100, lambda x: -x)
+    assert told_otherwise[:10] == one[:10]
+    assert told_otherwise[10:] != one[10:]
+
+
+def test_a_search_finds_what_is_good(join):
+    study = join("a", num=40)
+    distances = []
+    while trials := study.take(1, never):
+        distances.append(abs(math.log10(float(trials[0].setting["penalties.r1"])) - 0.5))
+        study.tell(trials[0], distances[-1], {})
+    assert sum(distances[-15:]) < sum(distances[:15]) / 2
+    assert min(distances) < 0.05
+
+
+def test_the_grid_comes_first(join):
+    space = {"loss": ["hinge", "minimax"], **R1}
+    study = join("a", space, [{"loss": "hinge"}, {"loss": "minimax", "penalties.r1": 2.5}])
+    taken = study.take(3, never)
+    assert [trial.setting["loss"] for trial in taken][:2] == ["hinge", "minimax"]
+    assert taken[1].setting["penalties.r1"] == "2.5"
+
+
+def test_a_setting_that_comes_again_is_counted(join):
+    study = join(
+        "a", {"loss": ["hinge", "minimax"]}, [{"loss": x} for x in ("hinge", "minimax", "hinge")]
+    )
+    assert [trial.repeats for trial in study.take(3, never)] == [0, 0, 1]
+
+
+def test_the_trial_of_a_worker_that_died_elsewhere_is_taken_up(join):
+    """Its lease runs out; what it says when it turns out to live does not count."""
+    slow, quick = join("a", num=2, lease=1e9), join("b", num=2, lease=0.5)
+    [held] = slow.take(1, never)
+    [other] = quick.take(1, never)
+    quick.tell(other, 1.0, {})
+    begun = time.monotonic()
+    [again] = quick.take(1, never)
+    assert time.monotonic() - begun > 0.5
+    assert (again.slot, again.setting) == (held.slot, held.setting)
+    assert not slow.tell(held, 5.0, {})
+    assert slow.report(held, 1, 5.0)  # end it
+    assert quick.tell(again, 2.0, {})
+    assert not slow.tell(held, 5.0, {})
+    assert quick.take(1, never) == slow.take(1, never) == []
+    assert sorted(trial.value for trial in quick._study.get_trials() if trial.value) == [1.0, 2.0]
+
+
+def test_one_that_is_slow_and_told_first_counts(join):
+    """Taken for dead and queued again, but told before another worker has begun: it is not trained twice."""
+    slow, quick = join("a", num=1, lease=1e9), join("b", num=1, lease=0.2)
+    [held] = slow.take(1, never)
+    quick._is_dead = lambda trial: True
+    quick._queue_again(quick._trials())
+    assert slow.tell(held, 5.0, {})
+    assert quick.take(1, never) == []
+    assert slots_by_state(quick._study) == {(0, "COMPLETE"): 1}
+
+
+def test_two_that_queue_the_same_train_it_once(join):
+    dead = join("a", num=1, lease=1e9)
+    dead.take(1, never)
+    others = [join(name, num=1, lease=1e9) for name in ("b", "c")]
+    trials = others[0]._trials()
+    for other in others:
+        other._is_dead = lambda trial: True
+        other._queue_again(trials)
+    [taken] = others[0].take(1, never)
+    others[1]._is_dead = lambda trial: False
+    stops = iter([False, False, True, True])
+    assert others[1].take(1, lambda: next(stops)) == []
+    assert others[0].tell(taken, 1.0, {})
+    assert others[1].take(1, never) == []
+    assert slots_by_state(dead._study) == {(0, "COMPLETE"): 1}
+
+
+def test_a_worker_that_lives_keeps_its_trial(join):
+    """It renews its mark; and of one folder on one machine its process alone is asked."""
+    alive, other = join("a", num=1, lease=0.2), join("b", num=1, lease=0.4)
+    beside = join("a", num=1, lease=0.0)
+    alive.take(1, never)
+    for study in (other, beside):
+        until = time.monotonic() + 1.2
+        assert study.take(1, lambda until=until: time.monotonic() > until) == []
+
+
+def test_what_is_given_back_is_taken_by_the_next(join):
+    study, other = join("a", num=1), join("b", num=1)
+    [trial] = study.take(1, never)
+    study.give_back(trial)
+    [again] = other.take(1, never)
+    assert again.setting == trial.setting
+    assert other.tell(again, 1.0, {})
+    assert slots_by_state(study._study) == {(0, "COMPLETE"): 1}
+
+
+def test_a_stop_gives_back_what_was_taken(join):
+    study = join("a")
+    stops = iter([False, False, True, True])
+    assert study.take(3, lambda: next(stops)) == []
+    assert [trial.slot for trial in join("b").take(3, never)] == [2, 0, 1]
+
+
+def test_another_search_of_that_name_is_refused(join):
+    join("a", swept={"seeds": 1})
+    with pytest.raises(app.UsageError, match="is another search"):
+        join("b", swept={"seeds": 2})
+
+
+def test_more_slots_are_added(join):
+    study = join("a", num=2)
+    for trial in study.take(2, never):
+        study.tell(trial, 1.0, {})
+    more = join("a", num=4)
+    assert [trial.slot for trial in more.take(9, never)] == [2, 3]
+
+
+def test_a_search_trains_and_ranks(command, tmp_path):
+    workdir = tmp_path / "search"
+    words = (*SEARCH, "--seeds=2", "--noprune", f"--workdir={workdir}")
+    outcome = command("sweep.py", *words, "--trials=3")
+    assert outcome.code == 0, outcome.err
+    rows = table(workdir)
+    assert [row["state"] for row in rows] == ["done"] * 6
+    values = {}
+    for row in rows:
+        config = runs.read_config(workdir / row["run"])
+        assert config["penalties"]["r1"] == float(row["penalties.r1"])
+        assert config["seed"] == int(row["seed"])
+        last = runs.read_metrics(workdir / row["run"])[-1]
+        assert last["step"] == 20
+        values.setdefault(row["penalties.r1"], []).append(last["train/g_loss"])
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{workdir}/search.db")
+    told = [trial.value for trial in study.get_trials()]
+    assert told == [pytest.approx(sum(both) / 2) for both in values.values()]
+    best = min(values, key=lambda r1: sum(values[r1]))
+    assert outcome.out.splitlines()[-3].startswith(f"penalties.r1={best} ")
+    page = (workdir / "sweep.html").read_text()
+    assert page.count("<svg ") == 3  # a dot a setting, and two losses, of which one is the target
+    again = command("sweep.py", *words, "--trials=3")
+    assert again.code == again.compilations == 0
+    assert again.out.splitlines()[-3:] == outcome.out.splitlines()[-3:]
+    more = command("sweep.py", *words, "--trials=4")
+    assert more.code == 0
+    assert table(workdir)[:6] == rows
+    assert len(table(workdir)) == 8
+
+
+def test_a_lost_trial_is_the_worst(command, tmp_path):
+    workdir = tmp_path / "search"
+    words = [*UNSCORED, "--search=config.optimizer.generator.learning_rate=1e-3,1e30", TARGET]
+    words += ["--grid=config.loss=hinge", "--trials=4", "--together", "--ask=4"]
+    outcome = command("sweep.py", *words, f"--workdir={workdir}")
+    assert outcome.code == 0, outcome.err
+    by_rate = {}
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{workdir}/search.db")
+    for trial in study.get_trials():
+        by_rate.setdefault(trial.params["optimizer.generator.learning_rate"], set()).add(
+            math.isinf(trial.value)
+        )
+    assert by_rate == {"1e-3": {False}, "1e30": {True}}
+    assert {row["state"] for row in table(workdir)} == {"done", "lost"}
+    seeds = Counter(
+        row["optimizer.generator.learning_rate"] + row["seed"] for row in table(workdir)
+    )
+    assert max(seeds.values()) == 1  # one that comes again has other seeds
+
+
+def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
+    """Losses rise by hand: after five trials the one with the greatest is ended at half its steps."""
+    workdir = tmp_path / "search"
+    words = [
+        *UNSCORED,
+        "--grid=config.penalties.r1=1,2,3,4,5,6",
+        TARGET,
+        f"--storage={tmp_path}/log",
+    ]
+    report_row = train.report_row
+
+    def by_hand(member, step, row, seconds):
+        row["train/g_loss"] = member.config.penalties.r1 * step
+        report_row(member, step, row, seconds)
+
+    monkeypatch.setattr(train, "report_row", by_hand)
+    outcome = command("sweep.py", *words, f"--workdir={workdir}")
+    assert outcome.code == 0, outcome.err
+    states = {row["penalties.r1"]: (row["state"], row["step"]) for row in table(workdir)}
+    assert states.pop("6") == ("pruned", "5")
+    assert set(states.values()) == {("done", "20")}
+    assert "6" not in outcome.out.splitlines()[-6].split()[0]
+    assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", "-", "-", "-", "0", "0", "1"]
+
+
+def test_killed_and_started_again(tmp_path):
+    """SIGKILL in the middle of a trial: the same command goes on with it, and trains each once."""
+    workdir = tmp_path / "search"
+    words = [sys.executable, "sweep.py", *SEARCH, "--trials=4", "--noprune", f"--workdir={workdir}"]
+    words.append("--config.num_steps=400")
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(workdir.glob("001*/seed_0/checkpoints/*/_CHECKPOINT_METADATA")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = time.monotonic()
+    subprocess.run([*words, "--lease=1e9"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert time.monotonic() - begun < 60
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{workdir}/search.db")
+    assert slots_by_state(study) == {(i, "COMPLETE"): 1 for i in range(4)}
+    [place] = workdir.glob("001*")
+    assert len(json.loads((place / "seed_0" / "env.json").read_text())["earlier_starts"]) == 1
+    assert [row["state"] for row in table(workdir)] == ["done"] * 4
+
+
+def wait_for(condition, *processes, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def postgresql():
+    """The URL of a server that is started for the test, as a user who is not root."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    binary = shutil.which(
+        "initdb", path=os.pathsep.join([*map(str, programs[::-1]), os.environ["PATH"]])
+    )
+    if not binary:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="twoplayer-"))  # pytest's own is for its user alone
+    root = getpass.getuser() == "root"
+    user = {"user": "postgres", "group": "postgres"} if root else {}
+    if root:
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, bin_folder = folder / "data", Path(binary).parent
+    make = [binary, "-D", data, "-U", "twoplayer", "--auth=trust", "--no-sync"]
+    subprocess.run(make, check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
+    words = ["-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", "-F"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [bin_folder / "postgres", *words], cwd=folder, stdout=log, stderr=log, **user
+        )
+    try:
+        ready = [bin_folder / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        wait_for(lambda: subprocess.run(ready, stdout=subprocess.DEVNULL).returncode == 0, server)
+        yield f"postgresql+psycopg://twoplayer@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def test_three_workers_and_a_database(tmp_path, postgresql):
+    """Machines that share nothing else, one killed in the middle: none is lost, none told twice."""
+    pytest.importorskip("psycopg")
+    words = [
+        sys.executable,
+        "sweep.py",
+        *SEARCH,
+        "--trials=9",
+        f"--storage={postgresql}",
+        "--lease=4",
+    ]
+    words.append("--config.num_steps=400")
+    workers, outs = [], []
+    for name in ("a", "b", "c"):
+        outs.append((tmp_path / name).with_suffix(".txt"))
+        with outs[-1].open("w") as out:
+            workdir = f"--workdir={tmp_path}/{name}/search"
+            workers.append(subprocess.Popen([*words, workdir], cwd=ROOT, stdout=out, stderr=out))
+    wait_for(lambda: list(tmp_path.glob("b/search/*/seed_0/metrics.jsonl")), *workers)
+    workers[1].send_signal(signal.SIGKILL)
+    assert [worker.wait(timeout=300) for worker in workers] == [0, -signal.SIGKILL, 0], [
+        out.read_text() for out in outs
+    ]
+    study = optuna.load_study(study_name="search", storage=postgresql)
+    done = slots_by_state(study)
+    assert sorted(slot for slot, _ in done) == list(range(9))
+    assert set(done.values()) == {1}
+    again = [trial for trial in study.get_trials() if "retry_of" in trial.user_attrs]
+    assert [trial.state for trial in again].count(STATES.FAIL) == len(again) - 1  # queued twice
+    [again] = [trial for trial in again if trial.state != STATES.FAIL]
+    before = study.get_trials()[again.user_attrs["retry_of"]]
+    assert before.state == STATES.FAIL
+    assert before.params == again.params
+    mine = {
+        trial.user_attrs["worker"] for trial in study.get_trials() if trial.state != STATES.FAIL
+    }
+    assert len(mine) in (2, 3)
+    for name in ("a", "c"):  # either knows of all
+        rows = table(tmp_path / name / "search")
+        assert len(rows) == 9
+        assert {row["state"] for row in rows} <= {"done", "pruned"}
+
+
+MISTAKES = {
+    "no field": ((*UNSCORED, "--search=config.losss=hinge,minimax"), "did you mean loss?"),
+    "no form": ((*UNSCORED, "--search=config.penalties.r1=3"), "write log:LO:HI"),
+    "upside down": ((*UNSCORED, "--search=config.penalties.r1=3:1"), "LO is to be less than HI"),
+    "no logarithm": ((*UNSCORED, "--search=config.penalties.r1=log:0:1"), "needs LO above 0"),
+    "a range of words": ((*UNSCORED, "--search=config.penalties.r1=a:b"), "LO and HI are numbers"),
+    "parts": ((*UNSCORED, "--search=config.batch_size=8:16.5"), "whole numbers"),
+    "impossible at an end": ((*UNSCORED, "--search=config.batch_size=8:5000"), "is larger than digits"),
+    "in the grid, too": ((*SEARCH, "--grid=config.penalties.r1=1,2"), "is there twice"),
+    "a target never written": ((*SEARCH, "--target=eval/fid"), "--target='eval/fid' is never logged"),
+    "too few trials": ((*SEARCH, "--grid=config.loss=hinge,minimax", "--trials=1"), "the grid's 2 settings"),
+    "no trials": ((*SEARCH, "--trials=0"), "trials"),
+    "many": ((*SEARCH, "--trials=51", "--seeds=2"), "102 runs are more than 100"),
+    "a flag of a search": ((*UNSCORED, "--grid=config.loss=hinge,minimax", "--trials=5"), "--trials is for --search"),
+    "no server": ((*SEARCH, "--storage=postgresql+psycopg://127.0.0.1:1/x"), "storage cannot be opened"),
+    "no driver": ((*SEARCH, "--storage=mysql+pymysql://x/y"), "needs pymysql, which is missing"),
+    "no such URL": ((*SEARCH, "--storage=nothing://x/y"), "storage cannot be opened"),
+    "no folder": ((*SEARCH, "--storage=/does/not/exist/log"), "storage cannot be opened"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(command, tmp_path, mistake):
+    arguments, words = MISTAKES[mistake]
+    workdir = tmp_path / "search"
+    outcome = command("sweep.py", *arguments, f"--workdir={workdir}")
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+    assert outcome.compilations == 0
+    assert not workdir.exists()
+
+
+def test_what_workers_share_has_a_name(command):
+    outcome = command("sweep.py", *SEARCH, "--storage=log")
+    assert outcome.code == 2
+    assert "--storage needs --workdir" in outcome.err
+
+
+def test_a_password_is_not_written_down(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--storage=postgresql://me:secret@host/x"])
+    command = runs.environment()["command"]
+    assert command == ["sweep.py", "--storage=postgresql://me:***@host/x"]
