@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import getpass
-import json
 import math
 import os
 import shutil
@@ -315,23 +314,29 @@ def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
     assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", "-", "-", "-", "0", "0", "1"]
 
 
-def test_killed_and_started_again(tmp_path):
+@pytest.mark.parametrize("how", [("--together", "--ask=2"), ("--notogether",)])
+def test_killed_and_started_again(tmp_path, how):
     """SIGKILL in the middle of a trial: the same command goes on with it, and trains each once."""
     workdir = tmp_path / "search"
     words = [sys.executable, "sweep.py", *SEARCH, "--trials=4", "--noprune", f"--workdir={workdir}"]
-    words.append("--config.num_steps=400")
+    words += ["--config.num_steps=100", *how]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(lambda: list(workdir.glob("001*/seed_0/checkpoints/*/_CHECKPOINT_METADATA")), process)
+    place = "group_*/from_0" if "--together" in how else "001*/seed_0"
+    wait_for(lambda: list(workdir.glob(f"{place}/checkpoints/*/_CHECKPOINT_METADATA")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    begun = time.monotonic()
-    subprocess.run([*words, "--lease=1e9"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    assert time.monotonic() - begun < 60
+    out = subprocess.run(
+        [*words, "--lease=1e9"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
+    ).stdout
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{workdir}/search.db")
     assert slots_by_state(study) == {(i, "COMPLETE"): 1 for i in range(4)}
-    [place] = workdir.glob("001*")
-    assert len(json.loads((place / "seed_0" / "env.json").read_text())["earlier_starts"]) == 1
-    assert [row["state"] for row in table(workdir)] == ["done"] * 4
+    assert out.count("taken up again") == (2 if "--together" in how else 1)
+    assert out.count("Resuming in") == 1
+    rows = table(workdir)
+    assert [(row["state"], row["step"]) for row in rows] == [("done", "100")] * 4
+    for row in rows:
+        steps = [x["step"] for x in runs.read_metrics(workdir / row["run"])]
+        assert steps == list(range(5, 101, 5))
 
 
 def wait_for(condition, *processes, seconds=180):
@@ -388,7 +393,7 @@ def test_three_workers_and_a_database(tmp_path, postgresql):
         f"--storage={postgresql}",
         "--lease=4",
     ]
-    words.append("--config.num_steps=400")
+    words += ["--config.num_steps=100", "--config.checkpoint_every=50"]
     workers, outs = [], []
     for name in ("a", "b", "c"):
         outs.append((tmp_path / name).with_suffix(".txt"))

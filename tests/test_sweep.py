@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import report
 import runs
-import sweep
+import search
 import train
 
 SMALL = {
@@ -106,11 +106,11 @@ def test_the_page_ranks_and_shows(finished_sweep):
     lines = [line for line in printed.splitlines() if "learning_rate=" in line and "loss=" in line]
     ranked = [line for line in lines if not line.startswith(("Training", " ", "Step", "/"))][-4:]
     assert ranked[0].startswith(f"loss={best}, optimizer.generator.learning_rate=1e-3")
-    mean, deviation, least = (float(x) for x in ranked[0].split()[-5:-2])
+    mean, deviation, least = (float(x) for x in ranked[0].split()[-6:-3])
     assert mean == pytest.approx(np.mean(values[best]), rel=1e-3)
     assert deviation == pytest.approx(np.std(values[best], ddof=1), rel=1e-3)
     assert least == pytest.approx(min(values[best]), rel=1e-3)
-    assert [line.split()[-5:] for line in ranked[2:]] == [["-", "-", "-", "0", "2"]] * 2
+    assert [line.split()[-6:] for line in ranked[2:]] == [["-", "-", "-", "0", "2", "0"]] * 2
     assert page.count("<img ") == 2  # of the settings that have a best run
     assert page.count("<svg ") == 3
     assert page.count("<polyline ") == page.count("<circle ") == 3 * 2
@@ -205,8 +205,8 @@ def test_a_folder_of_something_else_is_left_untouched(command, tmp_path, finishe
 
 
 def test_a_tuple_is_one_value():
-    grid = sweep.read_grid(["config.generator.widths=(64,32),(32,16)", "config.loss=hinge"])
-    assert grid == {"generator.widths": ["(64,32)", "(32,16)"], "loss": ["hinge"]}
+    assert search.split_values("(64,32),(32,16)") == ["(64,32)", "(32,16)"]
+    assert search.split_values("hinge") == ["hinge"]
 
 
 def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
@@ -219,13 +219,13 @@ def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
     settings = {
         "a": [curve("a", 1.0, 4.0), curve("b", 9.0, 6.0)],
         "b": [lost, curve("d", 3.0, None)],
-        "c": [curve("e")],
+        "c": [curve("e"), curve("f", 0.0)._replace(pruned=True)],
     }
     found = report.rank(settings, "x", lambda value: value)
     assert [r.setting for r in found] == ["b", "a", "c"]
-    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1)
-    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0)
-    assert found[2][1:] == (None, None, None, None, 0, 0)
+    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0)
+    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0)
+    assert found[2][1:] == (None, None, None, None, 0, 0, 1)
     assert [r.setting for r in report.rank(settings, "x", lambda value: -value)] == ["a", "b", "c"]
 
 
