@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -200,6 +201,8 @@ class Log:
         self._workdir = workdir
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+        self._drawer = ThreadPoolExecutor(1)
+        self._drawn: Future | None = None
 
     def write(
         self,
@@ -234,15 +237,38 @@ class Log:
         self.last, self._going = row, True
         return alarms
 
-    def picture(self, step: int, picture: Image.Image) -> None:
-        """Writes samples/step_....png, and shows it in TensorBoard."""
-        picture.save(sample_path(self._workdir, step))
-        pixels = np.asarray(picture.convert("RGB"))
-        self._events.add_image("samples", pixels, step, dataformats="HWC")
+    def picture(self, step: int, examples: jax.Array, real: np.ndarray) -> None:
+        """Writes samples/step_....png, and shows it in TensorBoard, while training goes on.
+
+        Args:
+          examples, real: as of `draw`.
+        Raises:
+          OSError: the one before could not be written; of the last one `close` raises it.
+        """
+        self._wait()
+        self._drawn = self._drawer.submit(self._draw, step, examples, real)
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        """Waits for what is being drawn."""
+        try:
+            self._wait()
+        finally:
+            self._drawer.shutdown()
+            self._file.close()
+            self._events.close()
+
+    def _wait(self) -> None:
+        if self._drawn:
+            self._drawn.result()
+
+    def _draw(self, step: int, examples: jax.Array, real: np.ndarray) -> None:
+        picture = draw(np.asarray(examples), real)
+        path = sample_path(self._workdir, step)
+        partial = path.with_suffix(".partial")
+        picture.save(partial, "PNG")
+        os.replace(partial, path)
+        pixels = np.asarray(picture.convert("RGB"))
+        self._events.add_image("samples", pixels, step, dataformats="HWC")
 
 
 def sample_path(workdir: Path, step: int) -> Path:

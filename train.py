@@ -274,8 +274,8 @@ def train_together(
     def report_picture(i: int) -> None:
         average, member = population.member(state, i).average, members[i]
         network = gans.standing_statistics(gan, average, member.picture_key)
-        fakes = np.asarray(sample(gan, network, member.latents, labels))
-        member.log.picture(step, runs.draw(fakes, dataset.images))
+        fakes = sample(gan, network, member.latents, labels)
+        member.log.picture(step, fakes, dataset.images)
 
     step = int(state.step)
     print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
@@ -286,9 +286,10 @@ def train_together(
     ending = reached or stop() or (num_members == 1 and watch(members[0].log.last))
     metrics: dict[str, jax.Array] = {}
     going = population.going(state)
-    if step == 0 and config.sample_every and not ending:
-        for i in going:
-            report_picture(i)
+    if _due(step, config.sample_every, reached or step == config.num_steps):
+        for i in going:  # the first picture; or one that a kill has left out
+            if not runs.sample_path(members[i].workdir, step).exists():
+                report_picture(i)
     calls = 0
     with (
         tqdm(

@@ -147,6 +147,13 @@ def test_looking_at_a_run_leaves_it_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
+    log = runs.Log(tmp_path, step=0)
+    log.picture(1, jnp.zeros((4, 8, 8, 1), jnp.uint8), np.zeros(0))  # there is no folder samples
+    with pytest.raises(FileNotFoundError):
+        log.close()
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_error(tmp_path, monkeypatch):
     checkpoints = runs.Checkpoints(tmp_path)
     monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))

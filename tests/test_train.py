@@ -155,6 +155,19 @@ def test_a_resume_goes_further_with_more_steps(make_config, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 6
 
 
+def test_a_picture_that_a_kill_has_left_out_is_drawn_again(make_config, tmp_path):
+    """Pictures are drawn while training goes on, so that a checkpoint may be there before its own."""
+    changes = {"batch_size": 16, "num_steps": 5, "sample_every": 3, "log_every": 5}
+    config = make_config(changes=changes)
+    train.train_and_evaluate(config, tmp_path)
+    names = [f"step_{step:08d}.png" for step in (0, 3, 5)]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    assert sorted(before) == names
+    (tmp_path / "samples" / names[-1]).unlink()
+    train.train_and_evaluate(config, tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()} == before
+
+
 def test_killed_and_started_again(tmp_path):
     """SIGKILL between two checkpoints: the same command ends with the same bits."""
     arguments = [
