@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from absl import app
 from PIL import Image, ImageDraw
+
+from checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -38,7 +40,6 @@ RESUMABLE = (
     "checkpoint_every",
     "inception_weights",
 )
-CHECKPOINTS_KEPT = 2
 TILE = 56  # pixels of an image in a grid, at least
 
 
@@ -318,106 +319,6 @@ def draw_points(fake: np.ndarray, real: np.ndarray) -> Image.Image:
     return picture
 
 
-class Checkpoints:
-    """The states of a run, by step; the latest CHECKPOINTS_KEPT are kept, and the best one.
-
-    Nothing is made or changed in the folder before the first `save`.
-
-    Attributes:
-      best_step: the step whose state is the best so far, if one is; set before it is saved.
-
-    Raises:
-      OSError: a state could not be written; found at the next `save`, or at `close`.
-    """
-
-    def __init__(self, workdir: Path):
-        import orbax.checkpoint as ocp
-
-        self._ocp = ocp
-        self._path = (workdir / "checkpoints").absolute()
-        self.best_step: int | None = None
-        options = ocp.CheckpointManagerOptions(preservation_policy=self, create=False)
-        self._manager = ocp.CheckpointManager(self._path, options=options)
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
-    def steps(self) -> list[int]:
-        return sorted(self._manager.all_steps())
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's question, which of the checkpoints, the oldest first, are not to be deleted."""
-        latest = checkpoints[-CHECKPOINTS_KEPT:]
-        return [c in latest or c.step == self.best_step for c in checkpoints]
-
-    def restore(self, state: Any, step: int | None = None) -> Any:
-        """A step's state, in the structure, types and shapes of `state`, on the first device.
-
-        Args:
-          state: arrays, or what has their shapes and types.
-          step: of `steps`; None: the latest.
-
-        Raises:
-          app.UsageError: it cannot be read.
-        """
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            jax.eval_shape(lambda: state),
-        )
-        step = self._manager.latest_step() if step is None else step
-        try:
-            return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
-        except Exception as error:  # Orbax and what it is built on have many
-            raise self._damaged(step, error) from error
-
-    def read(self) -> dict[str, Any]:
-        """The latest state, whatever it is and whatever devices it comes from: nested dicts.
-
-        Raises:
-          app.UsageError: it cannot be read.
-        """
-        step = self._manager.latest_step()
-        place = self._path / str(step) / "default"
-        handler = self._ocp.PyTreeCheckpointHandler()
-        try:
-            tree = handler.metadata(place).tree
-            as_numpy = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return handler.restore(place, args=self._ocp.args.PyTreeRestore(restore_args=as_numpy))
-        except Exception as error:  # Orbax and what it is built on have many
-            raise self._damaged(step, error) from error
-        finally:
-            handler.close()
-
-    def save(self, step: int, state: Any) -> None:
-        """Writes in the background; a step that is there already is left alone."""
-        if self._manager.latest_step() == step:
-            return
-        with self._writing():
-            self._path.mkdir(parents=True, exist_ok=True)
-            self._manager.save(step, args=self._ocp.args.StandardSave(state))
-
-    def close(self) -> None:
-        """Waits for what is being written."""
-        with self._writing():
-            self._manager.close()
-
-    def _damaged(self, step: int | None, error: Exception) -> app.UsageError:
-        return app.UsageError(
-            f"the checkpoint {self._path / str(step)} cannot be read "
-            f"({_reason(error)}): delete that folder to go on from the one before"
-        )
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # Orbax and what it is built on have many
-            raise OSError(
-                f"no checkpoint could be written in {self._path}: {_reason(error)}"
-            ) from error
-
-
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, but for one that a kill has cut off, or that is damaged.
 
@@ -481,11 +382,6 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
             lines.append(f"  {name:12} {workdir / place}")
     lines.append(f"  {'TensorBoard':12} tensorboard --logdir={workdir}")
     return "\n".join(lines)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).partition("\n")[0][:200]
 
 
 def replace(path: Path, text: str) -> None:

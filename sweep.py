@@ -316,6 +316,7 @@ def by_structure(members: Sequence[Run]) -> list[list[Run]]:
 
 
 def train_group(group: list[Run], folder: Path, together: bool | None, stop: search.Stop) -> None:
+    """Trains runs of one structure."""
     train.train_members(
         [run.config for run in group],
         [run.workdir for run in group],
@@ -439,6 +440,7 @@ def end_trial(
 
 
 def result_of(run: Run) -> Result:
+    """What its folder says."""
     rows = runs.read_metrics(run.workdir)
     state = "running" if rows else "not begun"
     if rows and population.is_lost(rows[-1]):

@@ -35,6 +35,7 @@ import gan as gans
 import population
 import runs
 import scores
+from checkpoints import Checkpoints
 from population import Population, State
 
 INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new run starts from.")
@@ -186,7 +187,7 @@ class Member(NamedTuple):
 
     config: ConfigDict
     workdir: Path
-    checkpoints: runs.Checkpoints
+    checkpoints: Checkpoints
     log: runs.Log
     indices: Callable[[int], np.ndarray]
     latents: jax.Array
@@ -199,7 +200,7 @@ class Training(NamedTuple):
     """What `begin` makes: all that the loop needs, the folders open and locked."""
 
     prepared: Prepared
-    checkpoints: runs.Checkpoints
+    checkpoints: Checkpoints
     state: State
     members: list[Member]
     resuming: bool
@@ -486,7 +487,7 @@ def begin(
     resuming = [runs.check(*run) for run in zip(workdirs, configs)]
     prepared = prepared or prepare(configs[0])
     dataset, gan, judge = prepared
-    checkpoints = runs.Checkpoints(folder)
+    checkpoints = Checkpoints(folder)
     restoring = checkpoints.latest_step() is not None
     if restoring and init_from:
         raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
@@ -508,6 +509,7 @@ def begin(
     if profile:
         make_folder(profile)
     locks = [runs.create(*run) for run in zip(workdirs, configs, resuming)]
+    checkpoints.set_aside(int(state.step) if state else -1)
     state = state or draw()
     if donor and configs[0].checkpoint_every:
         checkpoints.save(0, state)  # a resume does not name the donor again
@@ -520,7 +522,7 @@ def begin(
         member = Member(
             config,
             workdir,
-            checkpoints if workdir == folder else runs.Checkpoints(workdir),
+            checkpoints if workdir == folder else Checkpoints(workdir),
             runs.Log(workdir, int(state.step)),
             data.make_indices(
                 jax.random.fold_in(key, ORDER_KEY),
@@ -533,6 +535,8 @@ def begin(
             jax.random.fold_in(key, scores.EVAL_KEY),
             config.best_metric or scores.best_metric(judge),
         )
+        if member.checkpoints is not checkpoints:
+            member.checkpoints.set_aside(int(state.step))
         find_best(member)
         members.append(member)
     return Training(prepared, checkpoints, state, members, resuming[0], locks)

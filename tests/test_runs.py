@@ -1,11 +1,8 @@
 """A run's folder."""
 
 import json
-import re
 import sys
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,19 +62,6 @@ def test_a_row_that_was_cut_off_is_dropped(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == row
 
 
-def test_checkpoints_keep_the_latest(tmp_path):
-    checkpoints = runs.Checkpoints(tmp_path)
-    assert checkpoints.latest_step() is None
-    for step in (1, 2, 3):
-        checkpoints.save(step, {"x": jnp.full(3, step)})
-    checkpoints.save(3, {"x": jnp.full(3, 99)})  # there already
-    checkpoints.close()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
-    checkpoints = runs.Checkpoints(tmp_path)
-    np.testing.assert_array_equal(checkpoints.restore({"x": jnp.zeros(3, int)})["x"], [3, 3, 3])
-    checkpoints.close()
-
-
 def test_check_says_what_a_workdir_is(tmp_path, make_config):
     config = make_config()
     assert runs.check(tmp_path / "a" / "b", config) is False
@@ -122,24 +106,6 @@ def test_every_start_is_written_down(tmp_path, make_config, monkeypatch):
     assert all("earlier_starts" not in start for start in earlier)
 
 
-def test_a_checkpoint_of_another_device_opens_here(tmp_path):
-    state = {"key": jax.random.key(3), "weights": jnp.arange(6.0).reshape(2, 3)}
-    checkpoints = runs.Checkpoints(tmp_path)
-    checkpoints.save(7, state)
-    checkpoints.close()
-    (sharding,) = tmp_path.rglob("_sharding")
-    written = sharding.read_text()
-    assert "cpu:0" in written.lower()
-    sharding.write_text(re.sub("(?i)cpu:0", "cuda:0", written))
-    (tmp_path / "config.json").write_text("{}")
-    checkpoints = runs.Checkpoints(tmp_path)
-    restored = checkpoints.restore(jax.eval_shape(lambda: state))
-    checkpoints.close()
-    np.testing.assert_array_equal(restored["weights"], state["weights"])
-    assert (jax.random.key_data(restored["key"]) == jax.random.key_data(state["key"])).all()
-    np.testing.assert_array_equal(runs.read_networks(tmp_path)["weights"], state["weights"])
-
-
 def test_looking_at_a_run_leaves_it_as_it_is(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(app.UsageError, match="has no checkpoint"):
@@ -152,13 +118,6 @@ def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
     log.picture(1, jnp.zeros((4, 8, 8, 1), jnp.uint8), np.zeros(0))  # there is no folder samples
     with pytest.raises(FileNotFoundError):
         log.close()
-
-
-def test_a_checkpoint_that_cannot_be_written_is_one_error(tmp_path, monkeypatch):
-    checkpoints = runs.Checkpoints(tmp_path)
-    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="no checkpoint could be written in .*: full"):
-        checkpoints.save(1, {"x": jnp.zeros(3)})
 
 
 def test_pictures_can_be_opened(tmp_path):

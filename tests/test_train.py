@@ -145,6 +145,23 @@ def test_a_resume_in_the_middle_of_an_epoch_gives_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_damaged_checkpoint_is_put_aside_and_the_bits_are_the_same(make_config, tmp_path):
+    changes = {"batch_size": 16, "num_steps": 20, "checkpoint_every": 5, "log_every": 5}
+    config = make_config(changes=changes)
+    for name in ("whole", "damaged"):
+        train.train_and_evaluate(config, tmp_path / name)
+    latest = tmp_path / "damaged" / "checkpoints" / "20"
+    largest = max(
+        (path for path in latest.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+    content = bytearray(largest.read_bytes())
+    content[-1] ^= 128
+    largest.write_bytes(content)
+    train.train_and_evaluate(config, tmp_path / "damaged")
+    assert (tmp_path / "damaged" / "checkpoints" / "damaged_20").is_dir()
+    assert_same_run(tmp_path / "whole", tmp_path / "damaged")
+
+
 def test_a_resume_goes_further_with_more_steps(make_config, tmp_path):
     config = make_config(changes={"batch_size": 16, "num_steps": 4, "log_every": 2})
     train.train_and_evaluate(config, tmp_path)
@@ -601,9 +618,8 @@ DAMAGES = {
     "config.json is cut": (lambda run: (run / "config.json").write_text('{"seed'), "config.json: "),
     "config.json is gone": (lambda run: (run / "config.json").unlink(), "but no config.json"),
     "metrics.jsonl is a folder": (lambda run: replace_by_folder(run / "metrics.jsonl"), "metrics.jsonl is no file"),
-    "an empty checkpoint": (lambda run: (run / "checkpoints/5").mkdir(), "checkpoints/5 cannot be read"),
-    "a checkpoint without metadata": (
-        lambda run: [path.write_text("") for path in run.rglob("_METADATA")], "checkpoints/2 cannot be read"),
+    "the checkpoints are damaged": (
+        lambda run: [path.write_text("") for path in run.rglob("_METADATA")], "checkpoints is whole: 2: "),
 }  # fmt: skip
 
 
