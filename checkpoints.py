@@ -24,23 +24,25 @@ HASHES = "sha256.json"
 
 
 class Checkpoints:
-    """The states of a run, by step; the latest KEPT are kept, and the best one.
+    """The states of a run, by step; kept are the latest KEPT, the latest due, and the best.
 
     Nothing is made or changed in the folder before the first `save` or `set_aside`.
 
     Attributes:
       best_step: the step whose state is the best so far, if one is; set before it is saved.
+      every: multiples of it are due, of 0 none is; others were saved at a stop, or as the best.
 
     Raises:
       OSError: a state could not be written; found at the next `save`, or at `close`.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, every: int = 0):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._path = (workdir / "checkpoints").absolute()
         self.best_step: int | None = None
+        self.every = every
         self._saved: int | None = None
         self._faults: dict[int, str | None] = {}
         options = ocp.CheckpointManagerOptions(
@@ -50,13 +52,15 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self._path, options=options)
 
-    def latest_step(self) -> int | None:
+    def latest_step(self, due: bool = False) -> int | None:
         """The latest that is whole; None where there is none at all.
 
+        Args:
+          due: of those alone that were.
         Raises:
           app.UsageError: there are some, and all are damaged.
         """
-        committed = self._committed()
+        committed = [step for step in self._committed() if not due or self._is_due(step)]
         for step in reversed(committed):
             if not self.fault(step):
                 return step
@@ -79,24 +83,31 @@ class Checkpoints:
                 )
         return self._faults[step]
 
-    def set_aside(self, after: int) -> None:
+    def set_aside(self, after: int, again: bool = False) -> None:
         """Makes room for the states after a step: damaged ones become damaged_STEP.
 
         What a kill has left half written is deleted.
+
+        Args:
+          again: the run goes other ways from there, and the states that it had are deleted.
         """
         for place in self._path.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(place, ignore_errors=True)
-        later = [step for step in self._committed() if step > after and self.fault(step)]
+        later = [step for step in self._committed() if step > after]
         for step in later:
-            aside = self._path / f"damaged_{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(self._path / str(step), aside)
+            if self.fault(step):
+                aside = self._path / f"damaged_{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(self._path / str(step), aside)
+            elif again:
+                shutil.rmtree(self._path / str(step))
         if later:
             self._manager.reload()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question, which of the checkpoints, the oldest first, are not to be deleted."""
-        latest = checkpoints[-KEPT:]
+        due = [c for c in checkpoints if self._is_due(c.step)]
+        latest = [*checkpoints[-KEPT:], *due[-1:]]
         return [c in latest or c.step == self.best_step for c in checkpoints]
 
     def restore(self, state: Any, step: int | None = None) -> Any:
@@ -158,6 +169,9 @@ class Checkpoints:
         if not self._path.is_dir():
             return []
         return sorted(int(place.name) for place in self._path.iterdir() if place.name.isdigit())
+
+    def _is_due(self, step: int) -> bool:
+        return self.every > 0 and step % self.every == 0
 
     def _write_hashes(self) -> None:
         """Orbax calls it when all files are there, and the folder is yet to get its name."""

@@ -46,6 +46,7 @@ def check_values(config: ConfigDict) -> None:
         "packing",
         "ada_images",
         "steps_per_call",
+        "max_rollbacks",
     ):
         value = config[field]
         _require(value is None or value >= 1, f"{field} must be at least 1, not {value}")
@@ -60,6 +61,11 @@ def check_values(config: ConfigDict) -> None:
         "standing_statistics",
     ):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
+    _choose({"stop": None, "rollback": None}, config.on_nan, "on_nan")
+    _require(
+        config.on_nan == "stop" or config.checkpoint_every,
+        "on_nan=rollback goes back to a checkpoint, and checkpoint_every is 0",
+    )
     last_seed = config.seed + config.population - 1
     _require(last_seed < 2**32, f"seed must be less than 2**32, not {last_seed}")
     _require(
@@ -314,6 +320,8 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
             unused[field] = "eval_every is 0"
     if "inception" not in (config.eval_features or ""):
         unused["inception_weights"] = "eval_features names no inception network"
+    if config.on_nan == "stop":
+        unused["max_rollbacks"] = "on_nan is stop"
     if not config.target.metric:
         unused["target.value"] = "target.metric is not set"
     if config.dataset in data.TOYS:

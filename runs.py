@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ from checkpoints import Checkpoints
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-# What a resumed run may change: how long it goes on, how often it reports, and where it finds a
-# file that is checked by its hash; not what it is.
+# What a resumed run may change: how long it goes on, how often it reports, what it does about
+# numbers that are not finite, and where it finds a file that is checked by its hash.
 RESUMABLE = (
     "num_steps",
     "target",
@@ -38,6 +38,8 @@ RESUMABLE = (
     "sample_every",
     "eval_every",
     "checkpoint_every",
+    "on_nan",
+    "max_rollbacks",
     "inception_weights",
 )
 TILE = 56  # pixels of an image in a grid, at least
@@ -189,15 +191,17 @@ class Log:
     Attributes:
       rows: all rows that are kept.
       last: the last of them; of a new run step 0, images 0 and seconds 0.
+      notes: alarms of the next row, beside those it gives reason for.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, notes: Sequence[str] = ()):
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
         self.last = self.rows[-1] if self.rows else {"step": 0, "images": 0, "seconds": 0.0}
         replace(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.notes = list(notes)
         self._going = False
         self._workdir = workdir
         self._file = path.open("a")
@@ -223,7 +227,8 @@ class Log:
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         row: dict[str, Any] = {"step": step, "images": images, "seconds": round(seconds, 3)}
         row |= finite
-        if alarms := judge([*self.rows, row]):
+        alarms, self.notes = [*self.notes, *judge([*self.rows, row])], []
+        if alarms:
             row["alarms"] = alarms
             self._events.add_text("alarms", "\n\n".join(alarms), step)
         self._file.write(json.dumps(row) + "\n")

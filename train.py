@@ -12,6 +12,7 @@ if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports,
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -53,7 +54,9 @@ PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
 STEPS_PER_CALL = 50  # where loops gain; half of log_every, so that every call has as many
 LONG_STEP = 2e9  # parameters times examples: a step of so many takes longer than a call does
 # Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
-ORDER_KEY, PICTURE_KEY = 2**32 - 1, 2**32 - 2
+ORDER_KEY, PICTURE_KEY, ROLLBACK_KEY = 2**32 - 1, 2**32 - 2, 2**32 - 4
+ROLLBACK_RATE = 0.5  # times the learning rates, at every rollback
+NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
 
 
 @functools.partial(jax.jit, static_argnames=("gan", "lazy"), donate_argnames="state")
@@ -146,6 +149,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--together and --max_members are for --config.population=N")
     else:
         train_and_evaluate(*settings)
+        rows = runs.read_metrics(workdir)
+        if rows and population.is_lost(rows[-1]):
+            sys.exit(1)
     if signals:
         sys.exit(128 + signals[0])
 
@@ -204,6 +210,7 @@ class Training(NamedTuple):
     state: State
     members: list[Member]
     resuming: bool
+    rollbacks: int
     locks: list[IO]
 
 
@@ -243,10 +250,12 @@ def train_together(
     profile: Path | None = None,
     watch: Callable[[dict[str, Any]], bool] = lambda row: False,
     prepared: Prepared | None = None,
+    rollbacks: int = 0,
 ) -> list[gans.GanState]:
     """`train_and_evaluate` of runs of one `population.structure`, in one program.
 
-    One whose numbers are no longer finite is frozen, and the others go on.
+    One whose numbers are no longer finite is frozen, and the others go on; one alone does as
+    `on_nan` says.
 
     Args:
       configs: of the runs; one alone is no population.
@@ -254,12 +263,15 @@ def train_together(
       folder: of the states of all together, from which they go on; one alone has it in its own.
       init_from, stop, profile, watch: as there; one alone is watched.
       prepared: of the first config, where it is known.
+      rollbacks: how many this start is to have had.
     Returns:
       The last states.
     Raises:
       app.UsageError, OSError: as there.
     """
-    training = begin(configs, workdirs, folder, init_from, profile, prepared)
+    if len(configs) > 1 and configs[0].on_nan == "rollback":
+        raise app.UsageError("on_nan=rollback is for runs that train alone: --notogether")
+    training = begin(configs, workdirs, folder, init_from, profile, prepared, rollbacks)
     dataset, gan, judge = training.prepared
     state, members = training.state, training.members
     config, num_members = members[0].config, len(members)
@@ -284,9 +296,13 @@ def train_together(
     seconds_before, first_step, evaluating = members[0].log.last["seconds"], step, 0.0
     compiled_step = step
     reached = target_reached(config, members[0].log.last)
-    ending = reached or stop() or (num_members == 1 and watch(members[0].log.last))
+    stopped = num_members == 1 and population.is_lost(members[0].log.last)
+    if stopped:
+        way = "--config.on_nan=rollback goes on from the last checkpoint"
+        print(f"{folder} has stopped at numbers that are not finite: {way}", file=sys.stderr)
+    ending = stopped or reached or stop() or (num_members == 1 and watch(members[0].log.last))
     metrics: dict[str, jax.Array] = {}
-    going = population.going(state)
+    going, lost = population.going(state), []
     if _due(step, config.sample_every, reached or step == config.num_steps):
         for i in going:  # the first picture; or one that a kill has left out
             if not runs.sample_path(members[i].workdir, step).exists():
@@ -321,14 +337,15 @@ def train_together(
                 bar.update(num * config.batch_size * num_members)
                 last = step == config.num_steps
                 rows: dict[int, dict[str, float]] = {i: {} for i in going}
-                lost: list[int] = []
-                if _due(step, config.log_every, last):
+                reporting = _due(step, config.log_every, last)
+                if reporting or _due(step, config.checkpoint_every, ending=False):
+                    before, going = going, population.going(state, metrics)
+                    lost = [i for i in before if i not in going]
+                if reporting or lost:
                     values = {f"train/{name}": np.ravel(x) for name, x in metrics.items()}
-                    rows = {i: {name: float(x[i]) for name, x in values.items()} for i in going}
+                    rows = {i: {name: float(x[i]) for name, x in values.items()} for i in rows}
                     losses = {k: f"{values[f'train/{k}'].mean():.3f}" for k in ("d_loss", "g_loss")}
                     bar.set_postfix(losses)
-                    before, going = going, population.going(state)
-                    lost = [i for i in before if i not in going]
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
@@ -338,23 +355,21 @@ def train_together(
                         rows[i] |= scores.evaluate(judge, gan, average, key)
                     evaluating += time.perf_counter() - paused
                 seconds = seconds_before + time.perf_counter() - start
+                for i in lost:
+                    tqdm.write(lost_words(members[i], state, i, step, rows[i]), file=sys.stderr)
                 for i, row in rows.items():
                     if row:
                         report_row(members[i], step, row, seconds)
                         reached = reached or target_reached(config, members[i].log.last)
                         ending |= num_members == 1 and watch(members[i].log.last)
-                for i in lost:
-                    where, when = members[i].workdir, int(population.member(state, i).step)
-                    tqdm.write(
-                        f"{where}: frozen after step {when:,}: no finite numbers since",
-                        file=sys.stderr,
-                    )
                 if _due(step, config.sample_every, last or reached):
                     for i in going:
                         report_picture(i)
                 ending = ending or last or reached or not going or stop()
                 saved = {i for i in going if ending or members[i].checkpoints.best_step == step}
                 saved |= set(lost)
+                if lost and num_members == 1:  # no state to go on from
+                    break
                 if _due(step, config.checkpoint_every, bool(ending or saved)):
                     training.checkpoints.save(step, state)
                     for i in saved:
@@ -364,6 +379,13 @@ def train_together(
             end = time.perf_counter()
         finally:
             close(training)
+    if lost and num_members == 1:
+        if config.on_nan == "rollback" and training.rollbacks < config.max_rollbacks:
+            again = training.rollbacks + 1
+            return train_together(
+                configs, workdirs, folder, None, stop, None, watch, training.prepared, again
+            )
+        keep_lost(folder, step, population.member(state, 0))
     if reached:
         value = members[0].log.last[config.target.metric]
         print(f"Reached {config.target.metric} = {value:.4g}")
@@ -479,6 +501,7 @@ def begin(
     init_from: Path | None,
     profile: Path | None,
     prepared: Prepared | None,
+    rollbacks: int = 0,
 ) -> Training:
     """Everything checked, then the folders made or opened, and the states restored or drawn.
 
@@ -487,8 +510,9 @@ def begin(
     resuming = [runs.check(*run) for run in zip(workdirs, configs)]
     prepared = prepared or prepare(configs[0])
     dataset, gan, judge = prepared
-    checkpoints = Checkpoints(folder)
-    restoring = checkpoints.latest_step() is not None
+    checkpoints = Checkpoints(folder, configs[0].checkpoint_every)
+    latest = checkpoints.latest_step(due=rollbacks > 0)
+    restoring = latest is not None
     if restoring and init_from:
         raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
     abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
@@ -500,7 +524,7 @@ def begin(
             states = [with_networks(state, donor) for state in states]
         return states[0] if len(states) == 1 else population.stack(states)
 
-    state = checkpoints.restore(jax.eval_shape(draw)) if restoring else None
+    state = checkpoints.restore(jax.eval_shape(draw), latest) if restoring else None
     if configs[0].steps_per_call is None:  # of one structure: of them all
         configs = [config.copy_and_resolve_references() for config in configs]
         for config, workdir, begun in zip(configs, workdirs, resuming):
@@ -509,8 +533,15 @@ def begin(
     if profile:
         make_folder(profile)
     locks = [runs.create(*run) for run in zip(workdirs, configs, resuming)]
-    checkpoints.set_aside(int(state.step) if state else -1)
+    checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
     state = state or draw()
+    notes = []
+    if isinstance(state, gans.GanState):
+        before = count_rollbacks(state, configs[0])
+        if rollbacks > before:
+            state = roll_back(state, before, rollbacks)
+            notes = [f"rolled back to step {int(state.step):,}: {rollbacks} time(s) so far"]
+        rollbacks = max(rollbacks, before)
     if donor and configs[0].checkpoint_every:
         checkpoints.save(0, state)  # a resume does not name the donor again
     if isinstance(state, Population):
@@ -523,7 +554,7 @@ def begin(
             config,
             workdir,
             checkpoints if workdir == folder else Checkpoints(workdir),
-            runs.Log(workdir, int(state.step)),
+            runs.Log(workdir, last_step(workdir, config, int(state.step)), notes),
             data.make_indices(
                 jax.random.fold_in(key, ORDER_KEY),
                 len(dataset.images),
@@ -539,7 +570,7 @@ def begin(
             member.checkpoints.set_aside(int(state.step))
         find_best(member)
         members.append(member)
-    return Training(prepared, checkpoints, state, members, resuming[0], locks)
+    return Training(prepared, checkpoints, state, members, resuming[0], rollbacks, locks)
 
 
 def close(training: Training) -> None:
@@ -559,6 +590,57 @@ def report_row(member: Member, step: int, row: dict[str, float], seconds: float)
     for alarm in member.log.write(step, images, seconds, row, scores.alarms):
         tqdm.write(f"{member.workdir}: step {step:,}: {alarm}", file=sys.stderr)
     find_best(member)
+
+
+def last_step(workdir: Path, config: ConfigDict, step: int) -> int:
+    """Up to which a run that goes on from `step` keeps its rows: all, if it stopped at a NaN."""
+    rows = runs.read_metrics(workdir)
+    stopped = config.on_nan == "stop" and rows and population.is_lost(rows[-1])
+    return max(step, rows[-1]["step"]) if stopped else step
+
+
+def lost_words(member: Member, state: State, i: int, step: int, row: dict[str, float]) -> str:
+    """What is known of the i-th member, whose numbers are no longer finite."""
+    if isinstance(state, Population):
+        frozen = int(population.member(state, i).step)
+        return f"{member.workdir}: frozen after step {frozen:,}: no finite numbers since"
+    figures = ", ".join(x for x, value in row.items() if not math.isfinite(value))
+    players = [
+        name
+        for name in ("generator", "discriminator")
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(getattr(state, name).params))
+    ]
+    whose = f", and parameters of {' and '.join(players)}" if players else ""
+    last = member.log.last
+    finite = [f"{name} = {last[name]:.4g}" for name in row if last.get(name) is not None]
+    before = f"; at step {last['step']:,} {', '.join(finite)}" if finite else ""
+    return f"{member.workdir}: step {step:,}: not finite: {figures}{whose}{before}"
+
+
+def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
+    """Saves a state that is not finite apart from those that a run goes on from."""
+    checkpoints = Checkpoints(folder / NOT_FINITE)
+    checkpoints.save(step, state)
+    checkpoints.close()
+    print(f"Its state is in {folder / NOT_FINITE}, to look at", file=sys.stderr)
+
+
+def count_rollbacks(state: gans.GanState, config: ConfigDict) -> int:
+    """How many a state has had, from its learning rate: they need no place of their own in it."""
+    rate = float(state.hparams["generator"]["learning_rate"])
+    usual = float(np.float32(config.optimizer.generator.learning_rate))
+    return round(math.log(rate / usual, ROLLBACK_RATE)) if rate and usual else 0
+
+
+def roll_back(state: gans.GanState, before: int, rollbacks: int) -> gans.GanState:
+    """A good state with smaller learning rates, and other latents and examples from here on."""
+    hparams = dict(state.hparams, end=dict(state.hparams["end"]))
+    for numbers in (hparams, hparams["end"]):
+        for player in ("generator", "discriminator"):
+            rate = numbers[player]["learning_rate"] * ROLLBACK_RATE ** (rollbacks - before)
+            numbers[player] = {**numbers[player], "learning_rate": rate}
+    key = jax.random.fold_in(jax.random.fold_in(state.key, ROLLBACK_KEY), rollbacks)
+    return state.replace(hparams=hparams, key=key)
 
 
 def find_best(member: Member) -> None:

@@ -93,6 +93,11 @@ def get_config() -> ConfigDict:
     config.target.metric = ""  # such as eval/fd_classifier; empty: no target
     config.target.value = 0.0
 
+    # Where numbers are not finite: stop; or rollback: go back to the last checkpoint, with half the
+    # learning rates and other latents and examples, so many times at most
+    config.on_nan = "stop"
+    config.max_rollbacks = 3
+
     # Scores: docs/metrics.md
     config.eval_samples = config_dict.placeholder(int)  # None: as many as are held out, or 10,000
     # As in features.py, with commas between; None: the data set's own classifier, if it has one

@@ -55,6 +55,26 @@ def test_checkpoints_keep_the_latest(tmp_path):
     checkpoints.close()
 
 
+def test_the_latest_that_was_due_is_kept(tmp_path):
+    """Beside those of later stops, and the best: a rollback goes there."""
+    checkpoints = Checkpoints(tmp_path, every=5)
+    for step in (1, 5, 6, 10, 11, 12, 13):
+        if step == 6:
+            checkpoints.best_step = 6
+        checkpoints.save(step, {"x": jnp.full(3, step)})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, every=5)
+    assert checkpoints.steps() == [6, 10, 12, 13]
+    assert checkpoints.latest_step(due=True) == 10
+    checkpoints.set_aside(10, again=True)
+    assert checkpoints.steps() == [6, 10]
+    checkpoints.save(11, {"x": jnp.full(3, 99)})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore({"x": jnp.zeros(3, int)})["x"][0] == 99
+    checkpoints.close()
+
+
 def test_every_file_of_a_state_is_in_its_list(saved):
     for step in (1, 2):
         folder = saved / "checkpoints" / str(step)

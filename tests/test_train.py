@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import app
@@ -183,6 +184,93 @@ def test_a_picture_that_a_kill_has_left_out_is_drawn_again(make_config, tmp_path
     (tmp_path / "samples" / names[-1]).unlink()
     train.train_and_evaluate(config, tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()} == before
+
+
+@pytest.fixture
+def not_finite_from_step(monkeypatch):
+    """not_finite_from_step(60, rate): so it is by hand, as long as G's learning rate is above that."""
+    original = train.train_steps
+
+    def change(step, rate=0.0):
+        def train_steps(gan, state, *rest):
+            state, metrics = original(gan, state, *rest)
+            wild = state.hparams["generator"]["learning_rate"] > rate
+            bad = (state.step >= step) & wild
+            return state, metrics | {"d_loss": jnp.where(bad, jnp.nan, metrics["d_loss"])}
+
+        monkeypatch.setattr(train, "train_steps", train_steps)
+
+    return change
+
+
+NAN = {"batch_size": 16, "num_steps": 100, "log_every": 20, "checkpoint_every": 25}
+NAN |= {"sample_every": 50, "steps_per_call": 5}
+
+
+def test_where_numbers_are_not_finite_it_stops(command, tmp_path, not_finite_from_step):
+    not_finite_from_step(60)
+    words = [*DIGITS, f"--workdir={tmp_path}", *(f"--config.{k}={x}" for k, x in NAN.items())]
+    outcome = command(*words)
+    assert outcome.code == 1
+    message = next(line for line in outcome.err.splitlines() if "not finite" in line)
+    before = rows(tmp_path)[-2]
+    assert "step 60: not finite: train/d_loss; at step 40 " in message
+    assert f"train/g_loss = {before['train/g_loss']:.4g}" in message
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["25", "50"]
+    assert os.listdir(tmp_path / "not_finite" / "checkpoints") == ["60"]
+    assert runs.read_networks(tmp_path)["step"] == 50
+    kept = rows(tmp_path)
+    again = command(*words)
+    assert again.code == 1
+    assert "has stopped at numbers that are not finite" in again.err
+    assert rows(tmp_path) == kept
+
+
+def test_a_state_that_is_not_finite_is_no_checkpoint(make_config, tmp_path, not_finite_from_step):
+    """Found between two rows, too."""
+    not_finite_from_step(60)
+    train.train_and_evaluate(make_config(changes=NAN | {"log_every": 100}), tmp_path)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["25", "50"]
+    assert [(row["step"], row["train/d_loss"]) for row in rows(tmp_path)] == [(75, None)]
+
+
+def test_it_rolls_back(make_config, tmp_path, not_finite_from_step):
+    """To the checkpoint before, with half the rates; a kill on the way changes no bit."""
+    config = make_config(changes=NAN | {"on_nan": "rollback"})
+    rate = config.optimizer.generator.learning_rate
+    not_finite_from_step(60, 0.3 * rate)
+    state = train.train_and_evaluate(config, tmp_path / "whole")
+    alarms = {row["step"]: row.get("alarms") for row in rows(tmp_path / "whole")}
+    assert alarms == {
+        20: None,
+        40: None,
+        60: ["rolled back to step 50: 2 time(s) so far"],
+        80: None,
+        100: None,
+    }
+    for player in ("generator", "discriminator"):
+        usual = config.optimizer[player].learning_rate
+        assert float(state.hparams[player]["learning_rate"]) == pytest.approx(usual / 4)
+        assert float(state.hparams["end"][player]["learning_rate"]) == pytest.approx(usual / 4)
+    plain = train.train_and_evaluate(
+        make_config(changes=NAN | {"num_steps": 50}), tmp_path / "plain"
+    )
+    assert not (jax.random.key_data(plain.key) == jax.random.key_data(state.key)).all()
+    for stop in (10, 11, 14, 16, 18, 21):  # calls; the rollbacks are after the 12th and 14th
+        calls = iter(range(1_000))
+        place = tmp_path / str(stop)
+        train.train_and_evaluate(config, place, stop=lambda: next(calls) == stop)  # noqa: B023
+        train.train_and_evaluate(config, place)
+        assert_same_run(tmp_path / "whole", place)
+
+
+def test_rollbacks_have_an_end(make_config, tmp_path, not_finite_from_step):
+    not_finite_from_step(60)
+    config = make_config(changes=NAN | {"on_nan": "rollback", "max_rollbacks": 2})
+    train.train_and_evaluate(config, tmp_path)
+    assert rows(tmp_path)[-1]["alarms"] == ["rolled back to step 50: 2 time(s) so far"]
+    assert rows(tmp_path)[-1]["train/d_loss"] is None
+    assert (tmp_path / "not_finite").is_dir()
 
 
 def test_killed_and_started_again(tmp_path):
