@@ -45,6 +45,16 @@ def keep_memory() -> None:
         libc.free(ctypes.c_void_p(start))
 
 
+def be_deterministic() -> None:
+    """Has XLA take operations on a GPU alone that give the same bits each time; before any is run.
+
+    Among them are slower ones, and which of a convolution's algorithms is the fastest is not tried
+    out: that depends on the moment. On a CPU the bits are the same without.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
+
+
 def keep_programs() -> None:
     """Has JAX keep compiled programs in the user's cache folder, so that the next start is quicker.
 

@@ -34,6 +34,7 @@ import cli
 import population
 import report
 import runs
+import runtime
 import scores
 import search
 import train
@@ -117,6 +118,8 @@ def main(argv: list[str]) -> None:
     base = flags.FLAGS.config
     if train.INIT_FROM.value or train.DESCRIBE.value or train.PROFILE.value:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
+    if train.DETERMINISTIC.value:
+        runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
     grid = {k: search.split_values(text) for k, text in read_fields("grid", GRID.value).items()}
     kinds = cli.field_types(base)
@@ -136,10 +139,7 @@ def main(argv: list[str]) -> None:
     target = choose_target(members[0], TARGET.value)
     sweep = Sweep(base, grid, space, SEEDS.value, target, workdir, known)
     signals = cli.remember_signals()
-
-    def stop() -> bool:
-        return bool(signals)
-
+    stop = train.stopping(signals)
     if space or STORAGE.value:
         train_trials(sweep, points, num, stop)
     else:

@@ -35,6 +35,7 @@ import describe
 import gan as gans
 import population
 import runs
+import runtime
 import scores
 from checkpoints import Checkpoints
 from population import Population, State
@@ -48,6 +49,10 @@ TOGETHER = flags.DEFINE_bool(
 MAX_MEMBERS = flags.DEFINE_integer(
     "max_members", None, "Of one program; without it as many as fit into memory.", lower_bound=1
 )
+MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", None, "Save and stop after so many; the same command goes on.", lower_bound=0
+)
+DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same bits on a GPU, too: slower.")
 
 NUM_SAMPLES = 100  # of a picture
 PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
@@ -130,19 +135,22 @@ def sample(
 def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
+    if DETERMINISTIC.value:
+        runtime.be_deterministic()
     checks.check_values(config)
     checks.check_use(config, cli.load_page(), cli.overrides())
     if DESCRIBE.value:
         print(describe.describe(config, *prepare(config)[:2]))
         return
     signals = cli.remember_signals()
+    stop = stopping(signals)
     name = cli.WORKDIR.value or default_workdir(config, cli.config_name())
     workdir = Path(os.path.expanduser(name))
     init_from, profile = (
         Path(os.path.expanduser(flag.value)) if flag.value else None
         for flag in (INIT_FROM, PROFILE)
     )
-    settings = config, workdir, init_from, lambda: bool(signals), profile
+    settings = config, workdir, init_from, stop, profile
     if config.population > 1:
         train_population(*settings, TOGETHER.value, MAX_MEMBERS.value)
     elif TOGETHER.value is not None or MAX_MEMBERS.value:
@@ -154,6 +162,12 @@ def main(argv: list[str]) -> None:
             sys.exit(1)
     if signals:
         sys.exit(128 + signals[0])
+
+
+def stopping(signals: list[int]) -> Callable[[], bool]:
+    """Asked after each call: whether a signal has come, or --max_seconds are over, from now on."""
+    end = time.monotonic() + (math.inf if MAX_SECONDS.value is None else MAX_SECONDS.value)
+    return lambda: bool(signals) or time.monotonic() >= end
 
 
 def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
@@ -629,7 +643,7 @@ def count_rollbacks(state: gans.GanState, config: ConfigDict) -> int:
     """How many a state has had, from its learning rate: they need no place of their own in it."""
     rate = float(state.hparams["generator"]["learning_rate"])
     usual = float(np.float32(config.optimizer.generator.learning_rate))
-    return round(math.log(rate / usual, ROLLBACK_RATE)) if rate and usual else 0
+    return round(math.log(rate / usual, ROLLBACK_RATE))
 
 
 def roll_back(state: gans.GanState, before: int, rollbacks: int) -> gans.GanState:

@@ -108,6 +108,8 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
         prefixes |= {id(part): path for path, part in groups(config)}
         _, gan, _ = train.prepare(config)
         jax.eval_shape(partial(gans.init, gan, config), jax.random.key(0))
+    diverging = {"num_steps": 3, "on_nan": "rollback", "optimizer.generator.learning_rate": 1e30}
+    config.update_from_flattened_dict(diverging)
     train.train_and_evaluate(config, tmp_path)
     train.default_workdir(config, "mnist")
     train.members_of(config, tmp_path)

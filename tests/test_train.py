@@ -343,6 +343,38 @@ def test_a_signal_saves_and_stops(tmp_path, number, code):
     assert f"Step {step:,}: " in out.decode()
 
 
+def test_a_job_that_has_so_many_seconds_goes_on_in_the_next(command, tmp_path):
+    words = [*DIGITS, f"--workdir={tmp_path / 'cut'}", "--config.log_every=100"]
+    command(*words, "--config.num_steps=100", f"--workdir={tmp_path / 'compiled'}")
+    began = time.monotonic()
+    outcome = command(*words, "--config.num_steps=100000", "--max_seconds=5")
+    assert (outcome.code, time.monotonic() - began < 20) == (0, True)
+    step = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
+    assert 0 < step < 100_000
+    assert f"Step {step:,}: " in outcome.out
+    words.append(f"--config.num_steps={step + 20}")
+    assert command(*words).code == 0
+    assert command(*[word.replace("/cut", "/whole") for word in words]).code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false"])
+def test_deterministic_sets_what_a_gpu_needs(tmp_path, given):
+    words = f"train.py --config=configs/digits.py --config.num_steps=1 --workdir={tmp_path / 'run'}"
+    script = (
+        "import os, sys, runpy, atexit; atexit.register(lambda: print(os.environ['XLA_FLAGS']));"
+    )
+    script += "runpy.run_path('train.py', run_name='__main__')"
+    command = [sys.executable, "-c", script, *words.split()[1:], "--deterministic"]
+    environment = os.environ | {"XLA_FLAGS": given, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == [
+        *given.split(),
+        "--xla_gpu_deterministic_ops=true",
+    ]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_c_while_modules_are_loading_ends_at_once(tmp_path):
     words = [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={tmp_path}"]
