@@ -1,0 +1,180 @@
+"""Kills: a run that SIGKILL has ended, anywhere and again and again, ends with the bits of one left alone.
+
+`make test-long` kills each of KINDS twenty times and more; docs/reliability.md has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from test_sweep import table
+from test_train import CARRYING, assert_same_run, rows, wait_for
+
+# Runs train.py or sweep.py, which stops for good where the phase that is named begins.
+PAUSING = """
+import runpy, sys, time
+import checkpoints, runs, scores, train
+
+script, phase, mark = sys.argv[1:4]
+sys.argv[:4] = [script]
+
+def pausing(function, number=1):
+    calls = iter(range(1, 1_000_000))
+    def paused(*arguments, **settings):
+        if next(calls) == number:
+            open(mark, "w").close()
+            time.sleep(3600)
+        return function(*arguments, **settings)
+    return paused
+
+if phase == "checkpoint":
+    checkpoints.Checkpoints._write_hashes = pausing(checkpoints.Checkpoints._write_hashes)
+elif phase == "evaluation":
+    scores.evaluate = pausing(scores.evaluate)
+elif phase == "picture":
+    runs.Log._draw = pausing(runs.Log._draw, 2)
+elif phase == "row":
+    train.find_best = pausing(train.find_best, 3)
+elif phase.startswith("step"):
+    train.next_steps = pausing(train.next_steps, int(phase.split()[1]))
+
+if script == "train.py":  # the module that is changed above
+    train.cli.run(train.main, takes_config=True)
+else:
+    runpy.run_path(script, run_name="__main__")
+"""
+# Between two steps, and where the next one begins the second epoch within itself.
+PHASES = ("checkpoint", "evaluation", "picture", "row", "step 3", "step 41")
+SMALL = {
+    "batch_size": 16,
+    "num_steps": 200,
+    "log_every": 10,
+    "sample_every": 40,
+    "checkpoint_every": 20,
+    "eval_every": 30,
+    "eval_samples": 50,
+    "steps_per_call": 1,
+}
+NETWORKS = {"generator.width": 8, "discriminator.width": 8}
+KINDS = {
+    "what is carried": ("train.py", "digits.py:mescheder", {**CARRYING, "ema_half_life": 100}, []),
+    "dcgan": ("train.py", "digits.py:dcgan", NETWORKS, []),
+    "sngan": ("train.py", "digits.py:sngan", NETWORKS, []),
+    "wgan": ("train.py", "digits.py:wgan", {}, []),
+    "r3gan": ("train.py", "digits.py:r3gan", {"num_steps": 80}, []),
+    "together": ("train.py", "digits.py:mescheder", {"population": 3}, ["--together"]),
+    "apart": ("train.py", "digits.py:mescheder", {"population": 3, "num_steps": 100}, []),
+    "grid": (
+        "sweep.py",
+        "digits.py:mescheder",
+        {"num_steps": 100},
+        ["--grid=config.penalties.r1=1,3", "--seeds=2", "--together"],
+    ),
+    "search": (
+        "sweep.py",
+        "digits.py:mescheder",
+        {"num_steps": 100},
+        ["--search=config.penalties.r1=log:0.1:10", "--trials=3", "--noprune"],
+    ),
+}
+
+
+def words(kind, workdir):
+    script, page, changes, more = KINDS[kind]
+    fields = [f"--config.{name}={value}" for name, value in (SMALL | changes).items()]
+    return [script, f"--config=configs/{page}", *fields, *more, f"--workdir={workdir}"]
+
+
+def start(arguments, phase="none", mark="none"):
+    script, *rest = arguments
+    command = [sys.executable, "-u", "-c", PAUSING, script, phase, str(mark), *rest]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+
+def end(arguments):
+    """Runs it to its end; the seconds that it trained."""
+    process = start(arguments)
+    began = begin(process)
+    out = process.stdout.read()
+    assert process.wait() == 0, out
+    return time.monotonic() - began
+
+
+def begin(process):
+    """Waits until it trains; the time then."""
+    for line in process.stdout:
+        if line.startswith(("Training in", "Resuming in")):
+            break
+    return time.monotonic()
+
+
+def assert_same(whole, killed):
+    places = sorted(path.parent.relative_to(whole) for path in whole.rglob("config.json"))
+    runs_of = [place for place in places if (whole / place / "checkpoints").is_dir()]
+    assert runs_of
+    for place in runs_of:
+        assert_same_run(whole / place, killed / place)
+        steps = [row["step"] for row in rows(killed / place)]
+        assert steps == sorted(set(steps))
+    if (whole / "sweep.csv").exists():
+        first, second = ([{**row, "seconds": 0} for row in table(path)] for path in (whole, killed))
+        assert first == second
+    elif (whole / "metrics.jsonl").exists():
+        first, second = ([{**row, "seconds": 0} for row in rows(path)] for path in (whole, killed))
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("kind", "times"),
+    [("what is carried", 1), *(pytest.param(kind, 20, marks=pytest.mark.long) for kind in KINDS)],
+)
+def test_it_is_killed_and_started_again(tmp_path, kind, times):
+    """In every phase once, then so many times at random moments; then it is left alone."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    longer = [f"--config.num_steps={times * 50}"] if times > 1 else []
+    seconds = end(words(kind, whole) + longer)
+    arguments = words(kind, killed) + longer
+    phases = []
+    for phase in PHASES:
+        mark = tmp_path / phase
+        process = start(arguments, phase, mark)
+        wait_for(lambda: mark.exists() or process.poll() is not None, process)  # noqa: B023
+        if process.poll() is None:
+            kill(process)
+            phases.append(phase)
+    moments, survived = random.Random(kind), 0
+    for _ in range(times):
+        process = start(arguments)
+        begin(process)
+        try:
+            process.wait(timeout=moments.uniform(0, 2 * seconds / (times + 1)))
+            process.stdout.close()
+        except subprocess.TimeoutExpired:
+            kill(process)
+            survived += 1
+    end(arguments)
+    assert_same(whole, killed)
+    print(f"{kind}: {seconds:.0f} s of training, killed in {phases} and {survived} times at random")
+    if kind == "what is carried":
+        assert len(phases) == len(PHASES)
