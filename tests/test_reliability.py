@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +145,53 @@ def assert_same(whole, killed):
     elif (whole / "metrics.jsonl").exists():
         first, second = ([{**row, "seconds": 0} for row in rows(path)] for path in (whole, killed))
         assert first == second
+
+
+OLDER = ROOT / "tests" / "fixtures" / "run_2026_11"  # of revision 35dd9ab: 40 steps, and the 20th
+
+
+@pytest.fixture
+def older_run(tmp_path):
+    """A run of an older revision, of which the last checkpoint is missing."""
+    shutil.copytree(OLDER, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_of_an_older_revision_goes_on(older_run, command):
+    """With the numbers that it had there."""
+    there = rows(older_run)
+    fields = json.loads((older_run / "config.json").read_text())
+    assert "on_nan" not in fields  # of a later revision
+    arguments = [f"--config.{k}.width=8" for k in ("generator", "discriminator")]
+    arguments += ["--config.batch_size=16", "--config.num_steps=40", "--config.ema_half_life=100"]
+    arguments += [f"--config.{k}=0" for k in ("sample_every", "eval_every")]
+    arguments += ["--config.log_every=10", "--config.checkpoint_every=20", f"--workdir={older_run}"]
+    outcome = command("train.py", "--config=configs/digits.py:mescheder", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "from step 20" in outcome.out
+    here = rows(older_run)
+    assert [row["step"] for row in here] == [10, 20, 30, 40]
+    assert here[:2] == there[:2]
+    for mine, its in zip(here[2:], there[2:], strict=True):
+        its["seconds"] = mine["seconds"]
+        assert mine == pytest.approx(its, rel=0.02, abs=0.02)  # other settings of XLA
+    outcome = command("sample.py", f"--workdir={older_run}")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_run_that_does_not_fit_any_more_says_what_has_changed(older_run, command):
+    path = older_run / "config.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"forgotten": 1}))
+    outcome = command("sample.py", f"--workdir={older_run}")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "the field forgotten does not exist" in outcome.err
+    fields["generator"]["width"] = 9
+    path.write_text(json.dumps(fields))
+    outcome = command("sample.py", f"--workdir={older_run}")
+    assert outcome.code == 2
+    assert "checkpoints/20 cannot be read" in outcome.err.splitlines()[-1]
+    assert "shape" in outcome.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
