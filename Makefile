@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A file of exact versions and their hashes instead of requirements-dev.txt: what CI installs.
+LOCK ?=
 
 .PHONY: demo test test-long lint clean
 
@@ -35,6 +37,12 @@ $(VENV)/user.stamp: requirements.txt $(VENV)/python.stamp
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
+ifdef LOCK
+$(VENV)/dev.stamp: $(LOCK) $(VENV)/python.stamp
+	$(BIN)/pip install --quiet --require-hashes -r $(LOCK)
+	touch $@
+else
 $(VENV)/dev.stamp: requirements-dev.txt requirements-test.txt $(VENV)/user.stamp
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
+endif

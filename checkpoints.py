@@ -7,6 +7,7 @@ is written before the folder gets its name: a checkpoint is committed with its l
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -206,9 +207,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and what it is built on have many
-            raise OSError(
-                f"no checkpoint could be written in {self._path}: {reason(error)}"
-            ) from error
+            full = os.strerror(errno.ENOSPC)  # tensorstore says so after all else
+            why = full if full in str(error) else reason(error)
+            raise OSError(f"no checkpoint could be written in {self._path}: {why}") from error
 
 
 def reason(error: Exception) -> str:

@@ -76,6 +76,7 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
     def guarded(argv: list[str]) -> None:
         if flags.FLAGS.verbosity == logging.INFO:  # absl's default; Orbax tells all it does there
             logging.set_verbosity(logging.WARNING)
+            logging.get_absl_handler().addFilter(_not_of_orbax)
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")
@@ -233,6 +234,11 @@ def fail(message: object, code: int = 2) -> NoReturn:
     line = " ".join(str(message).split())
     print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
+
+
+def _not_of_orbax(record: Any) -> bool:
+    """Whether a log record is of another: what Orbax reports, pages of it, it raises, too."""
+    return "orbax" not in record.pathname
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:

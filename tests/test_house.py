@@ -13,6 +13,8 @@ import jax
 import pytest
 from conftest import ROOT
 from ml_collections import ConfigDict
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cli
 import data
@@ -60,6 +62,25 @@ def test_no_tensorflow_and_no_torch():
     names = {line.partition(">")[0].strip() for line in lines if line and line[0] != "#"}
     assert not names & {"tensorflow", "torch"}
     assert "tensorflow" not in sys.modules
+
+
+def test_what_ci_installs_is_what_the_requirements_ask_for():
+    """Every one is pinned within its range, with hashes."""
+    wanted = [
+        Requirement(line.partition("#")[0])
+        for name in ("", "-test", "-dev")
+        for line in (ROOT / f"requirements{name}.txt").read_text().splitlines()
+        if line.strip() and line[0] not in "#-"
+    ]
+    locks = list((ROOT / ".ci").glob("lock-*.txt"))
+    assert locks
+    for lock in locks:
+        text = lock.read_text()
+        pins = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+        entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)
+        assert all("--hash=sha256:" in entry for entry in entries if "==" in entry)
+        for requirement in wanted:
+            assert pins[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):

@@ -19,6 +19,8 @@ from conftest import ROOT
 from test_sweep import table
 from test_train import CARRYING, assert_same_run, rows, wait_for
 
+from checkpoints import Checkpoints
+
 # Runs train.py or sweep.py, which stops for good where the phase that is named begins.
 PAUSING = """
 import runpy, sys, time
@@ -145,6 +147,53 @@ def assert_same(whole, killed):
     elif (whole / "metrics.jsonl").exists():
         first, second = ([{**row, "seconds": 0} for row in rows(path)] for path in (whole, killed))
         assert first == second
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(megabytes): a file system of that size; called again it has another."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def make(megabytes, more=()):
+        words = [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            ",".join([f"size={megabytes}m", *more]),
+            "tmpfs",
+            place,
+        ]
+        if subprocess.run(words, stderr=subprocess.DEVNULL).returncode:
+            pytest.skip("this user may not mount a small disk")
+        return place
+
+    yield make
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_fills_leaves_the_last_checkpoint_whole(tmp_path, small_disk):
+    """It ends with one line; with room again the same command ends with the bits of another disk."""
+    disk = small_disk(2)
+    arguments = ["train.py", "--config=configs/digits.py", "--config.batch_size=16"]
+    arguments += [f"--config.{player}.width=32" for player in ("generator", "discriminator")]
+    arguments += ["--config.log_every=20", "--config.checkpoint_every=20", "--config.eval_every=0"]
+    arguments += ["--config.sample_every=20", "--config.num_steps=600"]
+    full = start([*arguments, f"--workdir={disk}/run"])
+    out, _ = full.communicate(timeout=300)
+    assert full.returncode == 1, out
+    lines = [line for line in out.splitlines() if not line.startswith(("Training in", "Step", " "))]
+    assert len(lines) == 1, lines
+    assert "No space left on device" in lines[0]
+    checkpoints = Checkpoints(disk / "run")
+    saved = checkpoints.latest_step()
+    checkpoints.close()
+    assert 0 < saved < 600
+    small_disk(100, ["remount"])
+    end([*arguments, f"--workdir={disk}/run"])
+    end([*arguments, f"--workdir={tmp_path}/whole"])
+    assert_same_run(tmp_path / "whole", disk / "run")
 
 
 OLDER = ROOT / "tests" / "fixtures" / "run_2026_11"  # of revision 35dd9ab: 40 steps, and the 20th
