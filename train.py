@@ -349,10 +349,11 @@ def train_together(
                     jax.block_until_ready(state)
                     compiled, compiled_step = time.perf_counter(), step
                 bar.update(num * config.batch_size * num_members)
-                last = step == config.num_steps
+                last, stopping_now = step == config.num_steps, stop()
                 rows: dict[int, dict[str, float]] = {i: {} for i in going}
                 reporting = _due(step, config.log_every, last)
-                if reporting or _due(step, config.checkpoint_every, ending=False):
+                every = config.eval_every, config.checkpoint_every
+                if reporting or stopping_now or any(_due(step, n, ending=False) for n in every):
                     before, going = going, population.going(state, metrics)
                     lost = [i for i in before if i not in going]
                 if reporting or lost:
@@ -379,7 +380,7 @@ def train_together(
                 if _due(step, config.sample_every, last or reached):
                     for i in going:
                         report_picture(i)
-                ending = ending or last or reached or not going or stop()
+                ending = ending or last or reached or not going or stopping_now
                 saved = {i for i in going if ending or members[i].checkpoints.best_step == step}
                 saved |= set(lost)
                 if lost and num_members == 1:  # no state to go on from

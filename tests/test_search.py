@@ -199,11 +199,11 @@ def test_two_that_queue_the_same_train_it_once(join):
 
 def test_a_worker_that_lives_keeps_its_trial(join):
     """It renews its mark; and of one folder on one machine its process alone is asked."""
-    alive, other = join("a", num=1, lease=0.2), join("b", num=1, lease=0.4)
+    alive, other = join("a", num=1, lease=0.4), join("b", num=1, lease=1.5)
     beside = join("a", num=1, lease=0.0)
     alive.take(1, never)
     for study in (other, beside):
-        until = time.monotonic() + 1.2
+        until = time.monotonic() + 4
         assert study.take(1, lambda until=until: time.monotonic() > until) == []
 
 
@@ -391,7 +391,7 @@ def test_three_workers_and_a_database(tmp_path, postgresql):
         *SEARCH,
         "--trials=9",
         f"--storage={postgresql}",
-        "--lease=4",
+        "--lease=15",
     ]
     words += ["--config.num_steps=100", "--config.checkpoint_every=50"]
     workers, outs = [], []

@@ -232,6 +232,11 @@ def test_a_state_that_is_not_finite_is_no_checkpoint(make_config, tmp_path, not_
     train.train_and_evaluate(make_config(changes=NAN | {"log_every": 100}), tmp_path)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["25", "50"]
     assert [(row["step"], row["train/d_loss"]) for row in rows(tmp_path)] == [(75, None)]
+    calls = iter(range(1_000))  # and where a signal comes
+    config = make_config(changes=NAN | {"log_every": 100})
+    train.train_and_evaluate(config, tmp_path / "cut", stop=lambda: next(calls) == 13)
+    assert sorted(os.listdir(tmp_path / "cut/checkpoints")) == ["25", "50"]
+    assert os.listdir(tmp_path / "cut/not_finite/checkpoints") == ["65"]
 
 
 def test_it_rolls_back(make_config, tmp_path, not_finite_from_step):
