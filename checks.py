@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SMALLEST, LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 RELATIVISTIC = ("relativistic_average", "relativistic_paired")
 SHIFTED = ("wasserstein", *RELATIVISTIC)  # blind to D + constant
+# What is written out in the compiled program, turn by turn, and more would compile for hours; or
+# what is made in memory, or on disk, before the first step.
+MOST_UNROLLED, MOST = 100, 10_000
 PLAYERS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
@@ -61,6 +64,14 @@ def check_values(config: ConfigDict) -> None:
         "standing_statistics",
     ):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
+    for field, most in (
+        ("d_steps", MOST_UNROLLED),
+        ("standing_statistics", MOST_UNROLLED),
+        ("steps_per_call", MOST),
+        ("population", MOST),
+    ):
+        value = config[field]
+        _require(value is None or value <= most, f"{field} is at most {most:,}, not {value}")
     _choose({"stop": None, "rollback": None}, config.on_nan, "on_nan")
     _require(
         config.on_nan == "stop" or config.checkpoint_every,
@@ -124,6 +135,10 @@ def check_values(config: ConfigDict) -> None:
             _require(
                 size is None or not is_size or size >= 1,
                 f"{player}.{field} must be at least 1, not {size}",
+            )
+            _require(
+                size is None or field not in ("depth", "blocks") or size <= MOST_UNROLLED,
+                f"{player}.{field} is at most {MOST_UNROLLED}, not {size}",
             )
         optimizer, place = config.optimizer[player], f"optimizer.{player}"
         _choose(OPTIMIZERS, optimizer.name, f"{place}.name")

@@ -283,6 +283,8 @@ def _read_image(file: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow only warns of some truncated files
             warnings.filterwarnings("ignore", "Palette images with Transparency")
+            if file.exists() and not file.is_file():  # a pipe would be waited for, without end
+                raise ValueError("it is no file")
             content = file.read_bytes()
             with Image.open(io.BytesIO(content)) as picture:
                 picture.verify()  # a PNG's chunks, to the last of which decoding does not get
