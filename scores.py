@@ -115,6 +115,12 @@ def make_judge(config: ConfigDict, dataset: data.Dataset, num_samples: int | Non
         num_samples = min(NUM_SAMPLES, len(held_out.images) if held_out else NUM_SAMPLES)
     if num_samples < MIN_SAMPLES:
         raise app.UsageError(f"scores need {MIN_SAMPLES} samples at least, not {num_samples}")
+    needed = num_samples * math.prod(shape) * dataset.images.itemsize
+    if needed > data.host_memory():
+        raise app.UsageError(
+            f"{num_samples} samples take {needed // 2**30:,} GiB, and this machine has "
+            f"{data.host_memory() // 2**30:,}: fewer eval_samples"
+        )
     return Judge(
         dataset,
         held_out,

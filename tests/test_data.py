@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import struct
 import tarfile
 import time
@@ -157,6 +158,12 @@ def test_folder_names_the_damaged_file(load, folder):
         (folder / "cats" / "1.png").write_bytes(content)
         with pytest.raises(app.UsageError, match=r"cats/1\.png cannot be read"):
             load(f"folder:{folder}")
+
+
+def test_folder_waits_for_no_pipe(load, folder):
+    os.mkfifo(folder / "cats" / "9.png")
+    with pytest.raises(app.UsageError, match=r"cats/9\.png cannot be read: it is no file"):
+        load(f"folder:{folder}")
 
 
 def test_folder_refuses_deep_images_instead_of_clipping_them(load, folder):
@@ -410,6 +417,16 @@ def test_a_damaged_cache_is_read_anew(load, serve):
     for content in (cached.read_bytes()[:-500], b""):
         cached.write_bytes(content)
         np.testing.assert_array_equal(load("mnist", data_dir=str(data_dir)).images, dataset.images)
+
+
+def test_a_cache_that_calls_itself_encrypted_is_none(tmp_path):
+    data.write_arrays(tmp_path / "x.npz", {"images": np.zeros(3)})
+    content = (tmp_path / "x.npz").read_bytes()
+    start = content.index(b"PK\1\2")  # the directory, of which flags and method are 8 and 10 bytes on
+    for place in (start + 8, start + 10):
+        damaged = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        (tmp_path / "x.npz").write_bytes(damaged)
+        assert data.read_arrays(tmp_path / "x.npz") is None
 
 
 def test_damaged_prepared_data_is_named(load, serve):

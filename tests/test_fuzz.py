@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import requests
 from conftest import ROOT, Outcome
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_data import make_idx_files
@@ -41,17 +41,18 @@ from models import DISCRIMINATORS, GENERATORS, network_fields
 from optimizers import OPTIMIZERS
 from penalties import PENALTIES
 
-PATIENCE = 120  # seconds: a command that takes longer hangs
+PATIENCE = 300  # seconds: a command that takes longer hangs
 MEMORY = 2**30  # bytes that the machine is said to have: what needs more is refused, not tried
 
 
 def examples(num: int) -> settings:
-    """So many, the same ones every time."""
+    """So many, the same ones every time; what fails is shown as it is, for commands are slow."""
     return settings(
         max_examples=num,
         derandomize=True,
         database=None,
         deadline=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
 
@@ -99,7 +100,7 @@ def attempt(command, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)  # of whatever a command makes by a relative name
 
-    def run(*words: str, describe: bool = False) -> Outcome:
+    def run(*words: str, describe: bool = False, downloads: bool = False) -> Outcome:
         workdir = next(places)
         before = set(os.listdir(tmp_path))
         last = "--describe" if describe else f"--workdir={workdir}"
@@ -110,11 +111,10 @@ def attempt(command, tmp_path, monkeypatch):
         made = set(os.listdir(tmp_path)) - before - {"cache"}
         if outcome.code == 2:
             counts["refused"] += 1
-            assert outcome.err.startswith("train.py: "), outcome
-            assert outcome.err.count("\n") == 1, outcome
-            assert len(outcome.err.splitlines()) == 1, outcome
-            assert len(outcome.err) > len("train.py: \n"), outcome
-            assert outcome.out == ""
+            *before_it, line = outcome.err.splitlines()
+            assert line.startswith("train.py: "), outcome
+            assert len(line) > len("train.py: "), outcome
+            assert downloads or (before_it, outcome.out) == ([], ""), outcome  # TFDS shows how far
             assert outcome.compilations == 0
             assert not made
         elif describe:
@@ -534,7 +534,7 @@ def fuzz_idx(attempt, tmp_path, serve_folder, monkeypatch, num: int) -> None:
         place = next(places)
         place.mkdir()
         words = (*SMALL, "--config.dataset=mnist", f"--config.data_dir={place}")
-        outcome = attempt(*words)
+        outcome = attempt(*words, downloads=True)
         if outcome.code == 2:  # nothing is taken for prepared
             assert not list(place.glob("mnist/3.0.1"))
         shutil.rmtree(place)
@@ -548,7 +548,7 @@ def fuzz_prepared(attempt, tmp_path, serve_folder, monkeypatch, num: int) -> Non
     whole, place = tmp_path / "whole", tmp_path / "tfds"
     cache = tmp_path / "cache"
     words = (*SMALL, "--config.dataset=mnist")
-    assert attempt(*words, f"--config.data_dir={whole}").code == 0
+    assert attempt(*words, f"--config.data_dir={whole}", downloads=True).code == 0
     shutil.rmtree(whole / "downloads")
     kept = shutil.copytree(cache, tmp_path / "kept")
 
@@ -565,6 +565,8 @@ def fuzz_prepared(attempt, tmp_path, serve_folder, monkeypatch, num: int) -> Non
             assert outcome.code == 0, outcome
             return
         cache.mkdir()
+        # TFDS itself would wait for a pipe.
+        changes = [x for x in changes if not isinstance(x[1], Happening) or x[1].kind != "pipe"]
         change(place, changes)
         attempt(*words, f"--config.data_dir={place}")
 

@@ -565,8 +565,17 @@ MISTAKES = {
         ("--config.optimizer.generator.learning_rate=1e60",), "learning_rate must be more than 0"),
     "latents beyond the memory": (("--config.latent_dim=1000000000000",), "these networks and latents need"),
     "networks beyond the memory": (("--config.generator.width=100000000",), "these networks and latents need"),
+    "samples beyond the memory": (("--config.eval_samples=100000000000",), "100000000000 samples take 5,960 GiB"),
     "images beyond the memory": (("--config.resolution=100000",), "digits at resolution=100000 takes"),
     "a version that is not": (("--config.dataset=mnist:9.0.1",), "dataset mnist:9.0.1: "),
+    "a step that is unrolled for hours": (("--config.d_steps=1000000",), "d_steps is at most 100, not 1000000"),
+    "a million layers": (("--config.generator.depth=1000000",), "generator.depth is at most 100, not 1000000"),
+    "blocks too wide": (
+        ("--config.generator.name=r3gan", "--config.generator.expansion=10000"), "expansion is at most 100, not 10000"),
+    "statistics of a million batches": (
+        ("--config.generator.name=dcgan", "--config.standing_statistics=1000000"), "standing_statistics is at most 100"),
+    "a call of a billion steps": (("--config.steps_per_call=1000000000",), "steps_per_call is at most 10,000"),
+    "a billion runs": (("--config.population=1000000000",), "population is at most 10,000"),
     "large seed": (("--config.seed=4294967296",), "seed must be less than 2**32, not 4294967296"),
     "negative seed": (("--config.seed=-1",), "seed must be 0 or more, not -1"),
     "unknown loss": (("--config.loss=x",), "loss='x' does not exist: choose from minimax, non_saturating"),
