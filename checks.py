@@ -137,7 +137,7 @@ def check_values(config: ConfigDict) -> None:
                 f"{player}.{field} must be at least 1, not {size}",
             )
             _require(
-                size is None or field not in ("depth", "blocks", "expansion") or size <= MOST_UNROLLED,
+                size is None or field not in ("depth", "blocks") or size <= MOST_UNROLLED,
                 f"{player}.{field} is at most {MOST_UNROLLED}, not {size}",
             )
         optimizer, place = config.optimizer[player], f"optimizer.{player}"

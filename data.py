@@ -481,7 +481,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile):
-        return None  # zipfile says RuntimeError of one that calls itself encrypted, or of no version
+        return (
+            None  # zipfile says RuntimeError of one that calls itself encrypted, or of no version
+        )
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -31,6 +31,7 @@ from layers import (
 )
 
 SLOPE = 0.2  # of every leaky ReLU, as in Radford et al. 2016
+MOST_GROUPS = 2_000  # of channels: each is a convolution of its own on a CPU
 MOMENTUM = 0.9  # of running batch statistics: what one batch keeps of them
 
 Initializer = nn.initializers.Initializer
@@ -414,6 +415,11 @@ class R3GANBlock(nn.Module):
         channels = inputs.shape[-1]
         wide = self.expansion * channels
         groups = max(1, wide // self.group_size)
+        if groups > MOST_GROUPS:
+            raise ValueError(
+                f"group_size={self.group_size} makes {groups:,} groups of {wide:,} channels, and "
+                f"{MOST_GROUPS:,} are the most"
+            )
         gain = math.sqrt(2 / (1 + SLOPE**2)) * self.depth**-0.25
         conv = functools.partial(Conv, stride=1, dtype=self.dtype)
         hidden = conv(wide, size=1, kernel_init=scaled_normal(gain, channels))(inputs)

@@ -422,7 +422,9 @@ def test_a_damaged_cache_is_read_anew(load, serve):
 def test_a_cache_that_calls_itself_encrypted_is_none(tmp_path):
     data.write_arrays(tmp_path / "x.npz", {"images": np.zeros(3)})
     content = (tmp_path / "x.npz").read_bytes()
-    start = content.index(b"PK\1\2")  # the directory, of which flags and method are 8 and 10 bytes on
+    start = content.index(
+        b"PK\1\2"
+    )  # the directory, of which flags and method are 8 and 10 bytes on
     for place in (start + 8, start + 10):
         damaged = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         (tmp_path / "x.npz").write_bytes(damaged)
