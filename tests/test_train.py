@@ -567,6 +567,8 @@ MISTAKES = {
     "networks beyond the memory": (("--config.generator.width=100000000",), "these networks and latents need"),
     "samples beyond the memory": (("--config.eval_samples=100000000000",), "100000000000 samples take 5,960 GiB"),
     "images beyond the memory": (("--config.resolution=100000",), "digits at resolution=100000 takes"),
+    "more pixels than a float counts": (("--config.resolution=1" + "0" * 200,), "resolution must be an integer of 64 bits"),
+    "more latents than JAX counts": (("--config.latent_dim=9223372036854775808",), "latent_dim must be an integer of 64 bits"),
     "a version that is not": (("--config.dataset=mnist:9.0.1",), "dataset mnist:9.0.1: "),
     "a step that is unrolled for hours": (("--config.d_steps=1000000",), "d_steps is at most 100, not 1000000"),
     "a million layers": (("--config.generator.depth=1000000",), "generator.depth is at most 100, not 1000000"),
