@@ -573,7 +573,7 @@ MISTAKES = {
     "a step that is unrolled for hours": (("--config.d_steps=1000000",), "d_steps is at most 100, not 1000000"),
     "a million layers": (("--config.generator.depth=1000000",), "generator.depth is at most 100, not 1000000"),
     "blocks too wide": (
-        ("--config.generator.name=r3gan", "--config.generator.expansion=10000"), "group_size=16 makes 80,000 groups of 1,280,000 channels"),
+        ("--config.generator.name=r3gan", "--config.generator.expansion=10000"), "group_size=16 makes 40,000 groups of 640,000 channels"),
     "statistics of a million batches": (
         ("--config.generator.name=dcgan", "--config.standing_statistics=1000000"), "standing_statistics is at most 100"),
     "a call of a billion steps": (("--config.steps_per_call=1000000000",), "steps_per_call is at most 10,000"),
