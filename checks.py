@@ -39,10 +39,10 @@ def check_values(config: ConfigDict) -> None:
     Raises:
       app.UsageError: what is not, and what would be right.
     """
-    for field, kind in cli.field_types(config).items():
+    for field, of_type in cli.field_types(config).items():
         value = operator.attrgetter(field)(config)
         _require(
-            kind is not int or value is None or abs(value) < 2**63,
+            of_type is not int or value is None or abs(value) < 2**63,
             f"{field} must be an integer of 64 bits, not {value}",
         )
     for field in (
