@@ -329,7 +329,10 @@ def tfds_images(
     if split not in info.splits:
         return None
     num_classes = info.features[label_key].num_classes if label_key else None
-    stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
+    try:
+        stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
+    except OSError as error:  # a link to nowhere
+        raise app.UsageError(f"{damaged} ({error})") from error
     files = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items())
     fingerprint = hashlib.sha256(json.dumps([info.full_name, files, resolution]).encode())
     stem = f"{info.full_name.replace('/', '-')}-{split}"
@@ -477,6 +480,8 @@ def cache_folder() -> Path:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """What `write_arrays` wrote; None if it is not there or not whole."""
+    if not path.is_file():  # a pipe would be waited for, without end
+        return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -419,7 +419,7 @@ def test_a_damaged_cache_is_read_anew(load, serve):
         np.testing.assert_array_equal(load("mnist", data_dir=str(data_dir)).images, dataset.images)
 
 
-def test_a_cache_that_calls_itself_encrypted_is_none(tmp_path):
+def test_a_cache_that_calls_itself_encrypted_or_is_a_pipe_is_none(tmp_path):
     data.write_arrays(tmp_path / "x.npz", {"images": np.zeros(3)})
     content = (tmp_path / "x.npz").read_bytes()
     start = content.index(
@@ -429,6 +429,8 @@ def test_a_cache_that_calls_itself_encrypted_is_none(tmp_path):
         damaged = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         (tmp_path / "x.npz").write_bytes(damaged)
         assert data.read_arrays(tmp_path / "x.npz") is None
+    os.mkfifo(tmp_path / "pipe.npz")
+    assert data.read_arrays(tmp_path / "pipe.npz") is None
 
 
 def test_damaged_prepared_data_is_named(load, serve):
@@ -442,6 +444,12 @@ def test_damaged_prepared_data_is_named(load, serve):
         records.write_bytes(damage)
         with pytest.raises(app.UsageError, match="mnist is damaged in .*mnist/3.0.1"):
             load("mnist", data_dir=str(data_dir))
+    records.unlink()
+    records.symlink_to("nowhere")
+    with pytest.raises(app.UsageError, match="mnist is damaged in .*No such file"):
+        load("mnist", data_dir=str(data_dir))
+    records.unlink()
+    records.write_bytes(content)
     for change in ("fileFormat", "nothing"):
         (info,) = data_dir.glob("mnist/*/dataset_info.json")
         if change == "fileFormat":
