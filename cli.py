@@ -14,6 +14,7 @@ import operator
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -77,6 +78,7 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
         if flags.FLAGS.verbosity == logging.INFO:  # absl's default; Orbax tells all it does there
             logging.set_verbosity(logging.WARNING)
             logging.get_absl_handler().addFilter(_not_of_orbax)
+            threading.excepthook = _end_of_thread
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")
@@ -239,6 +241,12 @@ def fail(message: object, code: int = 2) -> NoReturn:
 def _not_of_orbax(record: Any) -> bool:
     """Whether a log record is of another: what Orbax reports, pages of it, it raises, too."""
     return "orbax" not in record.pathname
+
+
+def _end_of_thread(end: threading.ExceptHookArgs) -> None:
+    """Says why a thread has ended; not of a disk that is full: who writes there, too, says it."""
+    if not isinstance(end.exc_value, OSError):
+        threading.__excepthook__(end)
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -637,6 +638,7 @@ def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
     checkpoints = Checkpoints(folder / NOT_FINITE)
     checkpoints.save(step, state)
     checkpoints.close()
+    shutil.copy(folder / "config.json", folder / NOT_FINITE)  # for evaluate.py and sample.py
     print(f"Its state is in {folder / NOT_FINITE}, to look at", file=sys.stderr)
 
 

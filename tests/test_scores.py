@@ -205,11 +205,10 @@ def test_a_run_that_diverges_says_so(command, tmp_path):
     arguments = ["--config=configs/digits.py:goodfellow", f"--workdir={tmp_path}"]
     rates = ["--config.optimizer.generator.learning_rate=1e30", "--config.num_steps=3"]
     outcome = command("train.py", *arguments, *rates, "--config.eval_every=3")
-    assert outcome.code == 0, outcome.err
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["eval/num_samples"] == 0
-    assert last["alarms"][0].startswith("samples not finite")
-    outcome = command("evaluate.py", f"--workdir={tmp_path}", "--json", "--repeats=2")
+    assert outcome.code == 1
+    assert "step 3: not finite: " in outcome.err
+    where = f"--workdir={tmp_path / 'not_finite'}"
+    outcome = command("evaluate.py", where, "--json", "--repeats=2")
     assert outcome.code == 0
     assert "no scores" in outcome.out
     assert json.loads(outcome.out.splitlines()[-1])["eval/num_samples"] == 0
@@ -222,6 +221,8 @@ def row(**figures) -> dict:
 def test_alarms():
     calm = [row(train__d_accuracy=0.7, train__g_grad_norm=1.0)] * 10
     assert scores.alarms(calm) == []
+    [alarm] = scores.alarms([*calm, row(eval__num_samples=0)])
+    assert alarm.startswith("samples not finite")
     pinned = [*calm, *[row(train__d_accuracy=1.0, train__g_grad_norm=1e-4)] * 10]
     raised = [scores.alarms(pinned[:i]) for i in range(1, 21)]
     kinds = [alarm.partition(":")[0] for alarms in raised for alarm in alarms]

@@ -353,7 +353,7 @@ def test_a_job_that_has_so_many_seconds_goes_on_in_the_next(command, tmp_path):
     command(*words, "--config.num_steps=100", f"--workdir={tmp_path / 'compiled'}")
     began = time.monotonic()
     outcome = command(*words, "--config.num_steps=100000", "--max_seconds=5")
-    assert (outcome.code, time.monotonic() - began < 20) == (0, True)
+    assert (outcome.code, time.monotonic() - began < 90) == (0, True)
     step = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
     assert 0 < step < 100_000
     assert f"Step {step:,}: " in outcome.out
