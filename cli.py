@@ -9,6 +9,7 @@ any code does. `--config.FIELD=VALUE` then changes a field, by ml_collections' r
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
 import operator
 import re
@@ -245,7 +246,8 @@ def _not_of_orbax(record: Any) -> bool:
 
 def _end_of_thread(end: threading.ExceptHookArgs) -> None:
     """Says why a thread has ended; not of a disk that is full: who writes there, too, says it."""
-    if not isinstance(end.exc_value, OSError):
+    full = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    if getattr(end.exc_value, "errno", None) not in full:
         threading.__excepthook__(end)
 
 

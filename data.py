@@ -485,10 +485,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
+    # RuntimeError is zipfile's, of a file that calls itself encrypted, or of a later version.
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile):
-        return (
-            None  # zipfile says RuntimeError of one that calls itself encrypted, or of no version
-        )
+        return None
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

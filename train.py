@@ -611,7 +611,8 @@ def report_row(member: Member, step: int, row: dict[str, float], seconds: float)
 def last_step(workdir: Path, config: ConfigDict, step: int) -> int:
     """Up to which a run that goes on from `step` keeps its rows: all, if it stopped at a NaN."""
     rows = runs.read_metrics(workdir)
-    stopped = config.on_nan == "stop" and rows and population.is_lost(rows[-1])
+    kept = (workdir / NOT_FINITE / "config.json").exists()  # the last that such a stop writes
+    stopped = kept and config.on_nan == "stop" and rows and population.is_lost(rows[-1])
     return max(step, rows[-1]["step"]) if stopped else step
 
 
@@ -635,6 +636,7 @@ def lost_words(member: Member, state: State, i: int, step: int, row: dict[str, f
 
 def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
     """Saves a state that is not finite apart from those that a run goes on from."""
+    shutil.rmtree(folder / NOT_FINITE, ignore_errors=True)  # of an earlier stop
     checkpoints = Checkpoints(folder / NOT_FINITE)
     checkpoints.save(step, state)
     checkpoints.close()

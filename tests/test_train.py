@@ -224,6 +224,13 @@ def test_where_numbers_are_not_finite_it_stops(command, tmp_path, not_finite_fro
     assert again.code == 1
     assert "has stopped at numbers that are not finite" in again.err
     assert rows(tmp_path) == kept
+    shutil.rmtree(tmp_path / "not_finite")  # as by a kill before it was written: it is found anew
+    again = command(*words)
+    assert again.code == 1
+    assert os.listdir(tmp_path / "not_finite" / "checkpoints") == ["60"]
+    assert [row | {"seconds": 0} for row in rows(tmp_path)] == [
+        row | {"seconds": 0} for row in kept
+    ]
 
 
 def test_a_state_that_is_not_finite_is_no_checkpoint(make_config, tmp_path, not_finite_from_step):
