@@ -20,30 +20,35 @@ import jax
 import numpy as np
 from absl import app, logging
 
-KEPT = 2  # the latest, beside the best
 HASHES = "sha256.json"
 
 
 class Checkpoints:
-    """The states of a run, by step; kept are the latest KEPT, the latest due, and the best.
+    """The states of a run, by step; kept are the latest ones, the latest due, and the best.
 
     Nothing is made or changed in the folder before the first `save` or `set_aside`.
 
+    Args:
+      workdir: the run's folder.
+      every: multiples of it are due, of 0 none is; others were saved at a stop, or as the best.
+      kept: how many of the latest.
+
     Attributes:
       best_step: the step whose state is the best so far, if one is; set before it is saved.
-      every: multiples of it are due, of 0 none is; others were saved at a stop, or as the best.
+      every: as given.
 
     Raises:
       OSError: a state could not be written; found at the next `save`, or at `close`.
     """
 
-    def __init__(self, workdir: Path, every: int = 0):
+    def __init__(self, workdir: Path, every: int = 0, kept: int = 2):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._path = (workdir / "checkpoints").absolute()
         self.best_step: int | None = None
         self.every = every
+        self._kept = kept
         self._saved: int | None = None
         self._faults: dict[int, str | None] = {}
         options = ocp.CheckpointManagerOptions(
@@ -108,7 +113,7 @@ class Checkpoints:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question, which of the checkpoints, the oldest first, are not to be deleted."""
         due = [c for c in checkpoints if self._is_due(c.step)]
-        latest = [*checkpoints[-KEPT:], *due[-1:]]
+        latest = [*checkpoints[-self._kept :], *due[-1:]]
         return [c in latest or c.step == self.best_step for c in checkpoints]
 
     def restore(self, state: Any, step: int | None = None) -> Any:

@@ -55,6 +55,7 @@ def check_values(config: ConfigDict) -> None:
         "packing",
         "ada_images",
         "steps_per_call",
+        "checkpoints_kept",
         "max_rollbacks",
     ):
         value = config[field]
@@ -71,6 +72,7 @@ def check_values(config: ConfigDict) -> None:
     ):
         _require(config[field] >= 0, f"{field} must be 0 or more, not {config[field]}")
     for field, most in (
+        ("num_steps", 2**31 - 1),
         ("d_steps", MOST_UNROLLED),
         ("standing_statistics", MOST_UNROLLED),
         ("steps_per_call", MOST),
@@ -341,6 +343,8 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
             unused[field] = "eval_every is 0"
     if "inception" not in (config.eval_features or ""):
         unused["inception_weights"] = "eval_features names no inception network"
+    if not config.checkpoint_every:
+        unused["checkpoints_kept"] = "checkpoint_every is 0"
     if config.on_nan == "stop":
         unused["max_rollbacks"] = "on_nan is stop"
     if not config.target.metric:

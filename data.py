@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+NAMES = "names"  # of the arrays in a file of the cache, beside them
 PNG_END = b"IEND\xaeB`\x82"
 TOY_SIZE = 100_000
 DIGITS_HELD_OUT = 500
@@ -483,11 +484,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():  # a pipe would be waited for, without end
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
     # RuntimeError is zipfile's, of a file that calls itself encrypted, or of a later version.
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile):
         return None
+    names = arrays.pop(NAMES, np.array([]))  # an archive's damaged directory may have lost some
+    return arrays if set(names.tolist()) == set(arrays) else None
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -495,7 +498,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays, **{NAMES: np.array(list(arrays))})  # type: ignore[arg-type]
         os.replace(file.name, path)
     except OSError as error:
         logging.warning("could not write %s: %s", path, error)

@@ -14,6 +14,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,7 @@ RESUMABLE = (
     "sample_every",
     "eval_every",
     "checkpoint_every",
+    "checkpoints_kept",
     "on_nan",
     "max_rollbacks",
     "inception_weights",
@@ -195,7 +197,10 @@ class Log:
     """
 
     def __init__(self, workdir: Path, step: int, notes: Sequence[str] = ()):
-        from tensorboardX import SummaryWriter
+        # Not its SummaryWriter: where that one's thread has died, of a disk that was full for a
+        # moment, its queue fills up, and training waits for ever.
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
 
         path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
@@ -205,7 +210,10 @@ class Log:
         self._going = False
         self._workdir = workdir
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+        self._summary, self._event = summary, event_pb2.Event
+        self._events = event_file_writer.EventsWriter(str(workdir / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._show(step + 1, session_log=start)  # what is shown of later steps is not of this run
         self._drawer = ThreadPoolExecutor(1)
         self._drawn: Future | None = None
 
@@ -230,15 +238,18 @@ class Log:
         alarms, self.notes = [*self.notes, *judge([*self.rows, row])], []
         if alarms:
             row["alarms"] = alarms
-            self._events.add_text("alarms", "\n\n".join(alarms), step)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in finite.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
+            self._show(step, self._summary.text("alarms", "\n\n".join(alarms)))
+        with _naming(self._file.name):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        shown = {name: value for name, value in finite.items() if value is not None}
         if self._going:  # the time before the first row compiled the step
             rate = (images - self.last["images"]) / max(seconds - self.last["seconds"], 1e-9)
-            self._events.add_scalar("images_per_second", rate, step)
+            shown["images_per_second"] = rate
+        for name, value in shown.items():
+            self._show(step, self._summary.scalar(name, value))
+        with _naming("TensorBoard's events"):
+            self._events.flush()
         self.rows.append(row)
         self.last, self._going = row, True
         return alarms
@@ -256,12 +267,11 @@ class Log:
 
     def close(self) -> None:
         """Waits for what is being drawn."""
-        try:
+        with _naming("TensorBoard's events"), contextlib.ExitStack() as last_to_first:
+            last_to_first.callback(self._events.close)
+            last_to_first.enter_context(self._file)
+            last_to_first.callback(self._drawer.shutdown)
             self._wait()
-        finally:
-            self._drawer.shutdown()
-            self._file.close()
-            self._events.close()
 
     def _wait(self) -> None:
         if self._drawn:
@@ -274,7 +284,22 @@ class Log:
         picture.save(partial, "PNG")
         os.replace(partial, path)
         pixels = np.asarray(picture.convert("RGB"))
-        self._events.add_image("samples", pixels, step, dataformats="HWC")
+        self._show(step, self._summary.image("samples", pixels, dataformats="HWC"))
+
+    def _show(self, step: int, summary: Any = None, **event: Any) -> None:
+        """In TensorBoard."""
+        written = self._event(wall_time=time.time(), step=step, summary=summary, **event)
+        self._events.write_event(written)
+
+
+@contextlib.contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Says which file could not be written, where the error does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or file
+        raise
 
 
 def sample_path(workdir: Path, step: int) -> Path:

@@ -526,7 +526,7 @@ def begin(
     resuming = [runs.check(*run) for run in zip(workdirs, configs)]
     prepared = prepared or prepare(configs[0])
     dataset, gan, judge = prepared
-    checkpoints = Checkpoints(folder, configs[0].checkpoint_every)
+    checkpoints = Checkpoints(folder, configs[0].checkpoint_every, configs[0].checkpoints_kept)
     latest = checkpoints.latest_step(due=rollbacks > 0)
     restoring = latest is not None
     if restoring and init_from:
@@ -590,14 +590,15 @@ def begin(
 
 
 def close(training: Training) -> None:
-    """Waits for what is being written."""
-    for member in training.members:
-        member.log.close()
-        if member.checkpoints is not training.checkpoints:
-            member.checkpoints.close()
-    training.checkpoints.close()
-    for lock in training.locks:
-        lock.close()
+    """Waits for what is being written: for all of it, whatever cannot be."""
+    with contextlib.ExitStack() as last_to_first:
+        for lock in training.locks:
+            last_to_first.enter_context(lock)
+        last_to_first.callback(training.checkpoints.close)
+        for member in training.members:
+            if member.checkpoints is not training.checkpoints:
+                last_to_first.callback(member.checkpoints.close)
+            last_to_first.callback(member.log.close)
 
 
 def report_row(member: Member, step: int, row: dict[str, float], seconds: float) -> None:

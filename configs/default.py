@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     config.sample_every = 1_000
     config.eval_every = 1_000  # multiples only: a run of fewer steps is not scored
     config.checkpoint_every = 1_000
+    config.checkpoints_kept = 2  # the latest, beside the best
     config.target = ConfigDict()  # stop when this logged metric is as good as this value
     config.target.metric = ""  # such as eval/fd_classifier; empty: no target
     config.target.value = 0.0

@@ -55,6 +55,17 @@ def test_checkpoints_keep_the_latest(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("kept", [1, 2, 5])
+def test_so_many_of_the_latest_are_kept(tmp_path, kept):
+    checkpoints = Checkpoints(tmp_path, kept=kept)
+    for step in range(1, 8):
+        checkpoints.best_step = 2 if step >= 2 else None
+        checkpoints.save(step, {"x": jnp.full(3, step)})
+    checkpoints.close()
+    expected = sorted({2, *range(8 - kept, 8)})
+    assert Checkpoints(tmp_path).steps() == expected
+
+
 def test_the_latest_that_was_due_is_kept(tmp_path):
     """Beside those of later stops, and the best: a rollback goes there."""
     checkpoints = Checkpoints(tmp_path, every=5)

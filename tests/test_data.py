@@ -10,6 +10,7 @@ import os
 import struct
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import jax
@@ -240,6 +241,9 @@ def make_idx_files(rng) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     return files, arrays
 
 
+ESCAPED = "escaped.bin"
+
+
 def make_cifar_files(rng) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     buffer, arrays = io.BytesIO(), []
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
@@ -263,6 +267,7 @@ def make_cifar_files(rng) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
             "truck",
         ]
         add_member(archive, "batches.meta.txt", "\n".join([*words, ""]).encode())
+        add_member(archive, f"../../../{ESCAPED}", b"of a name that leaves its folder")
     images, labels = (np.concatenate(parts) for parts in zip(*arrays[:5]))
     arrays = {"train_images": images, "train_labels": labels}
     return {"cifar-10-binary.tar.gz": buffer.getvalue()}, arrays
@@ -321,6 +326,7 @@ def test_data_is_downloaded_checked_and_prepared_without_tensorflow(load, serve,
     np.testing.assert_array_equal(again.images, dataset.images)
     np.testing.assert_array_equal(again.labels, dataset.labels)
     assert load(name, data_dir=str(data_dir), resolution=8).images.shape[1:3] == (8, 8)
+    assert not list(data_dir.parent.rglob(ESCAPED))
 
 
 class Unusual(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -417,6 +423,19 @@ def test_a_damaged_cache_is_read_anew(load, serve):
     for content in (cached.read_bytes()[:-500], b""):
         cached.write_bytes(content)
         np.testing.assert_array_equal(load("mnist", data_dir=str(data_dir)).images, dataset.images)
+
+
+def test_a_cache_that_has_lost_an_array_is_none(tmp_path):
+    arrays = {"images": np.zeros(3), "labels": np.ones(3)}
+    data.write_arrays(tmp_path / "x.npz", arrays)
+    assert data.read_arrays(tmp_path / "x.npz").keys() == arrays.keys()
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz") as whole,
+        zipfile.ZipFile(tmp_path / "y.npz", "w") as y,
+    ):
+        for name in ("images.npy", "names.npy"):
+            y.writestr(name, whole.read(name))
+    assert data.read_arrays(tmp_path / "y.npz") is None
 
 
 def test_a_cache_that_calls_itself_encrypted_or_is_a_pipe_is_none(tmp_path):

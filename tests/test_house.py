@@ -64,6 +64,33 @@ def test_no_tensorflow_and_no_torch():
     assert "tensorflow" not in sys.modules
 
 
+def test_nothing_that_is_read_can_be_executed():
+    """No eval, no exec, no unpickling, no shell, no archive unpacked where its names say."""
+    dangerous = {
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "system",
+        "popen",
+        "extract",
+        "extractall",
+    }
+    for path in MODULES.values():
+        tree = ast.parse(path.read_text())
+        assert not imports(tree) & {"pickle", "marshal", "shelve", "dill", "cloudpickle"}, path
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called.rpartition(".")[2] in dangerous:
+                allowed = called == "re.compile" or called.endswith(").compile")  # XLA's
+                assert allowed, f"{path.name}: {called}"
+            arguments = {x.arg: ast.unparse(x.value) for x in node.keywords}
+            assert called != "np.load" or arguments.get("allow_pickle") == "False", path
+            assert arguments.get("shell", "False") == "False", path
+
+
 def test_what_ci_installs_is_what_the_requirements_ask_for():
     """Every one is pinned within its range, with hashes."""
     wanted = [

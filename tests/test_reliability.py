@@ -197,6 +197,28 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint_whole(tmp_path, small_disk
     assert_same_run(tmp_path / "whole", disk / "run")
 
 
+AUDITED = """
+import runpy, sys
+def refuse(event, arguments):
+    if event == "pickle.find_class":
+        raise RuntimeError(f"unpickled: {arguments}")
+sys.addaudithook(refuse)
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_run_is_read_without_unpickling(tmp_path):
+    """By a resume, evaluate.py and sample.py, whatever library does it: Python says so itself."""
+    run = [*words("what is carried", tmp_path), "--config.num_steps=40"]
+    end(run)
+    commands = [[*run[:-1], "--config.num_steps=60"]]
+    commands += [["evaluate.py", f"--workdir={tmp_path}"], ["sample.py", f"--workdir={tmp_path}"]]
+    for command in commands:
+        subprocess.run([sys.executable, "-c", AUDITED, *command], cwd=ROOT, check=True)
+    assert rows(tmp_path)[-1]["step"] == 60
+
+
 OLDER = ROOT / "tests" / "fixtures" / "run_2026_11"  # of revision 35dd9ab: 40 steps, and the 20th
 
 

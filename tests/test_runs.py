@@ -1,6 +1,8 @@
 """A run's folder."""
 
+import errno
 import json
+import os
 import sys
 
 import jax.numpy as jnp
@@ -125,3 +127,15 @@ def test_pictures_can_be_opened(tmp_path):
     runs.draw_grid(np.zeros((4, 8, 8, 1), np.uint8)).save(path)
     with Image.open(path) as picture:
         assert picture.size == (118, 118)
+
+
+def test_events_that_cannot_be_written_are_an_error_and_hold_nothing_up(tmp_path, monkeypatch):
+    log = runs.Log(tmp_path, 0)
+    log.write(1, 16, 0.1, {"train/d_loss": 1.0})
+
+    def write(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(log._events, "write_event", write)
+    with pytest.raises(OSError, match="No space left"):
+        log.write(2, 32, 0.2, {"train/d_loss": 1.0})
