@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import app, flags
+from ml_collections import ConfigDict
 
 import cli
 import data
@@ -22,13 +24,22 @@ import runs
 import scores
 
 STEP, TRUNCATION = cli.checkpoint_flags()
-MODE = flags.DEFINE_enum("mode", "grid", ["grid"], "What is drawn.")
-OUT = flags.DEFINE_string("out", None, "The picture's file; without it samples.png in the run.")
+OUT = flags.DEFINE_string("out", None, "The file; without it one in the run's folder.")
 ROWS = flags.DEFINE_integer("rows", None, "Without it one a class, or 10.")
 COLUMNS = flags.DEFINE_integer("columns", 10, "Samples of a row.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the latents.")
 
 MOST_ROWS = 100  # of a picture, where nobody asks for more
+
+
+class Run(NamedTuple):
+    """What a checkpoint was opened as."""
+
+    workdir: Path
+    config: ConfigDict
+    dataset: data.Dataset
+    gan: gans.Gan
+    state: gans.GanState
 
 
 def main(argv: list[str]) -> None:
@@ -39,9 +50,25 @@ def main(argv: list[str]) -> None:
         if flag.value is not None and flag.value < 1:
             raise app.UsageError(f"--{flag.name} must be at least 1, not {flag.value}")
     workdir = Path(os.path.expanduser(cli.WORKDIR.value))
-    out = Path(os.path.expanduser(OUT.value)) if OUT.value else workdir / "samples.png"
+    draw, name = MODES[MODE.value]
+    out = Path(os.path.expanduser(OUT.value)) if OUT.value else workdir / name
     if not out.parent.is_dir():
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
+    run = open_run(workdir)
+    try:
+        draw(run, out)
+    except FloatingPointError as error:
+        step = int(run.state.step)
+        raise app.UsageError(f"{workdir}, step {step:,}: {error}") from error
+    print(out)
+
+
+def open_run(workdir: Path) -> Run:
+    """The run of a folder, at --step.
+
+    Raises:
+      app.UsageError: it is no run, or has no such checkpoint.
+    """
     config = cli.restore_config(runs.flatten(runs.read_config(workdir)))
     dataset = data.load(config)
     gan = gans.make_gan(config, dataset.spec)
@@ -49,17 +76,23 @@ def main(argv: list[str]) -> None:
     with runs.open_checkpoints(workdir) as checkpoints:
         step = cli.choose_step(checkpoints.steps(), STEP.value)
         state = checkpoints.restore(abstract_state, step)
+    return Run(workdir, config, dataset, gan, state)
+
+
+def grid(run: Run, out: Path) -> None:
+    """Samples, a class a row where there are labels."""
+    gan = run.gan
     rows = ROWS.value or min(gan.num_classes, MOST_ROWS) or 10
     key, num = jax.random.key(SEED.value), rows * COLUMNS.value
     labels = gans.class_rows(gan, rows, COLUMNS.value)
     given = None if labels is None else np.asarray(labels)
-    try:
-        fake = scores.draw(gan, state.average, key, num, given, TRUNCATION.value)
-    except FloatingPointError as error:
-        raise app.UsageError(f"{workdir}, step {step:,}: {error}") from error
-    runs.draw(fake, dataset.images, COLUMNS.value).save(out)
-    print(out)
+    fake = scores.draw(gan, run.state.average, key, num, given, TRUNCATION.value)
+    runs.draw(fake, run.dataset.images, COLUMNS.value).save(out)
 
+
+# What is made, and the file that it goes into where --out names none.
+MODES = {"grid": (grid, "samples.png")}
+MODE = flags.DEFINE_enum("mode", "grid", list(MODES), "What is drawn.")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -20,13 +20,10 @@ of steps is fixed, and other work on the machine does not change what is compare
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import math
-import os
 import shutil
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -42,6 +39,7 @@ import checks  # noqa: E402
 import cli  # noqa: E402
 import gan as gans  # noqa: E402
 import scores  # noqa: E402
+import tables  # noqa: E402
 import train  # noqa: E402
 
 NAMES = {
@@ -84,8 +82,8 @@ def main(argv: list[str]) -> None:
         for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
             rows.append(train_and_score(recipe, seed))
             print(rows[-1], flush=True)
-    write(out.with_suffix(".csv"), rows)
-    out.write_text(markdown(rows))
+    tables.write_csv(out.with_suffix(".csv"), rows)
+    out.write_text(table(rows))
 
 
 def read_config(recipe: str, seed: int) -> ConfigDict:
@@ -191,27 +189,13 @@ def floor(name: str) -> str:
     return name.replace("eval/", "eval/floor_")
 
 
-def write(table: Path, rows: list[dict[str, str]]) -> None:
-    """All runs, whole or not at all."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    part = table.with_suffix(".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, table)
-
-
-def markdown(rows: list[dict[str, str]]) -> str:
+def table(rows: list[dict[str, str]]) -> str:
     """A line a recipe: mean and standard deviation over its seeds, and the floor.
 
     Runs whose samples were not finite have no scores; they are counted.
     """
     found = [name for name in NAMES if any(name in row for row in rows)]
-    lines = [
-        f"| recipe | seeds | images | seconds | {' | '.join(NAMES[name] for name in found)} |",
-        f"|{'---|' * (4 + len(found))}",
-    ]
+    lines = []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         own = [row for row in rows if row["recipe"] == recipe]
         scored = [row for row in own if row["samples"] != "0"]
@@ -219,27 +203,18 @@ def markdown(rows: list[dict[str, str]]) -> str:
         cells = [
             f"`{recipe}`",
             f"{len(own)}" + (f", {lost} diverged" if lost else ""),
-            spread([float(row["images"]) for row in own], ",.0f"),
-            spread([float(row["seconds"]) for row in own], ",.0f"),
+            tables.spread([float(row["images"]) for row in own], ",.0f"),
+            tables.spread([float(row["seconds"]) for row in own], ",.0f"),
         ]
-        cells += [spread([float(r[name]) for r in scored if name in r]) for name in found]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells += [tables.spread([float(r[name]) for r in scored if name in r]) for name in found]
+        lines.append(cells)
     floors = [
         next((f"{float(row[floor(name)]):.3g}" for row in rows if floor(name) in row), "")
         for name in found
     ]
-    lines.append(f"| real, held out | | | | {' | '.join(floors)} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float], form: str = ".3g") -> str:
-    """Mean and standard deviation; of large or single numbers the mean."""
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):{form}}"
-    if len(values) == 1 or form != ".3g":
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.2g}"
+    lines.append(["real, held out", "", "", "", *floors])
+    heads = ["recipe", "seeds", "images", "seconds", *(NAMES[name] for name in found)]
+    return tables.markdown(heads, lines)
 
 
 if __name__ == "__main__":
