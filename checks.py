@@ -81,6 +81,11 @@ def check_values(config: ConfigDict) -> None:
         value = config[field]
         _require(value is None or value <= most, f"{field} is at most {most:,}, not {value}")
     _choose({"stop": None, "rollback": None}, config.on_nan, "on_nan")
+    _choose(dict.fromkeys(gans.UPDATE_RULES), config.update_rule, "update_rule")
+    _require(
+        config.update_rule != "extragradient" or config.d_steps == 1,
+        f"update_rule=extragradient is for one update each, and d_steps={config.d_steps}",
+    )
     _require(
         config.on_nan == "stop" or config.checkpoint_every,
         "on_nan=rollback goes back to a checkpoint, and checkpoint_every is 0",

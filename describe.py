@@ -69,7 +69,7 @@ def _words(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> str:
     micro = f" in {gan.accumulate} micro-batches" if gan.accumulate > 1 else ""
     lines.append(
         f"A step: {gan.d_steps} of the discriminator, 1 of the generator, "
-        f"{gan.batch_size} images each{micro}; {config.num_steps:,} steps"
+        f"{gan.batch_size} images each{micro}, {gan.update_rule}; {config.num_steps:,} steps"
     )
     if last["ema_half_life"]:
         half_life = _number(hparams["ema_half_life"], last["ema_half_life"])

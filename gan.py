@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+# Who answers whom in a step: D moves first, both at once, or both at once by the gradients of where
+# that would lead (Korpelevich 1976; Gidel et al. 2019, algorithm 2 with one batch for both).
+UPDATE_RULES = ("alternating", "simultaneous", "extragradient")
 # Numbers of a config that a sweep may vary, beside those of players and penalties.
 NUMBERS = ("ema_half_life", "weight_clip", "d_augment_probability", "ada_target", "ada_images")
 LOOK_KEY = 2**32 - 1  # folded into an update's key: no split of it reaches so far
@@ -59,6 +62,7 @@ class Gan:
       batch_size: examples of one update of one player.
       accumulate: micro-batches that a batch is split into.
       d_steps: discriminator updates before each generator update.
+      update_rule: a name in UPDATE_RULES.
       standing_batches: of samples, for the average's batch statistics; 0: running ones.
       lazy_every: the penalties are in every so-manieth step, that much heavier.
     """
@@ -78,6 +82,7 @@ class Gan:
     batch_size: int
     accumulate: int
     d_steps: int
+    update_rule: str
     standing_batches: int
     lazy_every: int
 
@@ -176,6 +181,7 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         d_steps=config.d_steps,
+        update_rule=config.update_rule,
         standing_batches=config.standing_statistics,
         lazy_every=config.lazy_every,
     )
@@ -262,7 +268,7 @@ def hyper_parameters(gan: Gan, config: ConfigDict) -> dict[str, Any]:
 def update(
     gan: Gan, state: GanState, batch: Batch, lazy: bool = True
 ) -> tuple[GanState, dict[str, jax.Array]]:
-    """One step: `d_steps` updates of the discriminator, then one of the generator.
+    """One step: `d_steps` updates of the discriminator, one of the generator, by `update_rule`.
 
     Args:
       gan: static.
@@ -278,34 +284,28 @@ def update(
       `d_grad_norm`, `g_grad_norm`, each penalty; `d_class_loss`, `g_class_loss` of an auxiliary
       classifier; of ADA `d_real_sign` and `ada_probability`.
     """
-    progress = state.step * (gan.batch_size / jnp.maximum(state.hparams["decay_images"], 1))
-    last = state.hparams["end"]
-    numbers = scheduled({name: state.hparams[name] for name in last}, last, progress)
+    ahead = None
+    if gan.update_rule == "extragradient":
+        ahead, _ = update(dataclasses.replace(gan, update_rule="simultaneous"), state, batch, lazy)
+    numbers = numbers_now(gan, state)
     key, *d_keys = jax.random.split(jax.random.fold_in(state.key, state.step), gan.d_steps + 1)
     discriminator, aux = state.discriminator, state.aux
     for i, d_key in enumerate(d_keys):
-        discriminator, d_metrics = _descend(
-            gan.discriminator_optimizer,
-            numbers["discriminator"],
-            discriminator,
-            partial(discriminator_loss, gan, numbers, lazy, state.generator, aux),
-            _prepare(gan, d_key, batch, i),
-            rolled=loops_gain(state),
-        )
-        discriminator = discriminator.replace(
-            params=_clip_weights(discriminator.params, numbers["weight_clip"])
-        )
+        at = ahead or state.replace(discriminator=discriminator, aux=aux)
+        grads, variables, d_metrics = _d_gradient(gan, numbers, at, batch, i, d_key, lazy)
+        discriminator, norm = _descend(gan, numbers, "discriminator", discriminator, grads)
+        params = _clip_weights(discriminator.params, numbers["weight_clip"])
+        discriminator = discriminator.replace(params=params, variables=variables)
+        d_metrics["d_grad_norm"] = norm
         aux = _carry(gan, numbers, aux, d_metrics)
-    generator, g_metrics = _descend(
-        gan.generator_optimizer,
-        numbers["generator"],
-        state.generator,
-        partial(generator_loss, gan, numbers, discriminator, aux),
-        _prepare(gan, key, batch, gan.d_steps),
-        rolled=loops_gain(state),
+    at = ahead or state
+    if gan.update_rule == "alternating":
+        at = state.replace(discriminator=discriminator, aux=aux)
+    grads, variables, g_metrics = _g_gradient(gan, numbers, at, batch, key)
+    generator, g_metrics["g_grad_norm"] = _descend(
+        gan, numbers, "generator", state.generator, grads
     )
-    d_metrics["d_grad_norm"] = d_metrics.pop("grad_norm")
-    g_metrics["g_grad_norm"] = g_metrics.pop("grad_norm")
+    generator = generator.replace(variables=variables)
     metrics = d_metrics | g_metrics
     if gan.adaptive:
         metrics["ada_probability"] = aux["ada"]
@@ -317,6 +317,30 @@ def update(
         aux=aux,
     )
     return state, metrics
+
+
+def gradients(gan: Gan, state: GanState, batch: Batch, lazy: bool = True) -> tuple[Params, Params]:
+    """What the generator and the discriminator each descend, both at the same state.
+
+    The game's vector field is their negative (Mescheder et al. 2018, equation 2).
+
+    Args:
+      gan, state, batch, lazy: as of `update`, whose first batch is D's.
+    Returns:
+      Gradients in the structure of the generator's and of the discriminator's parameters.
+    """
+    numbers = numbers_now(gan, state)
+    key, *d_keys = jax.random.split(jax.random.fold_in(state.key, state.step), gan.d_steps + 1)
+    d_grads, _, _ = _d_gradient(gan, numbers, state, batch, 0, d_keys[0], lazy)
+    g_grads, _, _ = _g_gradient(gan, numbers, state, batch, key)
+    return g_grads, d_grads
+
+
+def numbers_now(gan: Gan, state: GanState) -> dict[str, Any]:
+    """`hyper_parameters` as a step has them: where their schedules have come to."""
+    progress = state.step * (gan.batch_size / jnp.maximum(state.hparams["decay_images"], 1))
+    last = state.hparams["end"]
+    return scheduled({name: state.hparams[name] for name in last}, last, progress)
 
 
 def updates(
@@ -378,7 +402,7 @@ def discriminator_loss(
     """
     fake, _ = _generate(gan, generator.params, generator.variables, examples)
     real = pack(examples.real, gan.packing)
-    fake = pack(jax.lax.stop_gradient(fake), gan.packing)
+    fake = pack(fake, gan.packing)
     real_keys, fake_keys, penalty_keys = _packed_keys(gan, examples)
     look = partial(_look, gan, _probability(gan, numbers, aux), examples.labels, params)
     on_real, after_real = look(variables, real_keys, real)
@@ -674,15 +698,34 @@ def _prepare(gan: Gan, key: jax.Array, batch: Batch, i: int) -> Examples:
     )
 
 
-def _descend(
-    optimizer_name: str,
-    numbers: dict[str, jax.Array],
-    player: Player,
-    loss: Callable,
-    examples: Examples,
-    rolled: bool,
-) -> tuple[Player, dict[str, jax.Array]]:
-    """One descent of one player on the mean gradient over its micro-batches."""
+def _d_gradient(
+    gan: Gan,
+    numbers: dict[str, Any],
+    at: GanState,
+    batch: Batch,
+    i: int,
+    key: jax.Array,
+    lazy: bool,
+) -> tuple[Params, Params, dict[str, jax.Array]]:
+    """What D descends on the i-th batch, its variables after it, and metrics."""
+    loss = partial(discriminator_loss, gan, numbers, lazy, at.generator, at.aux)
+    examples = _prepare(gan, key, batch, i)
+    return _gradient(loss, at.discriminator, examples, rolled=loops_gain(at))
+
+
+def _g_gradient(
+    gan: Gan, numbers: dict[str, Any], at: GanState, batch: Batch, key: jax.Array
+) -> tuple[Params, Params, dict[str, jax.Array]]:
+    """What G descends on the last batch, its variables after it, and metrics."""
+    loss = partial(generator_loss, gan, numbers, at.discriminator, at.aux)
+    examples = _prepare(gan, key, batch, gan.d_steps)
+    return _gradient(loss, at.generator, examples, rolled=loops_gain(at))
+
+
+def _gradient(
+    loss: Callable, player: Player, examples: Examples, rolled: bool
+) -> tuple[Params, Params, dict[str, jax.Array]]:
+    """The mean gradient over micro-batches, the player's variables after them, mean metrics."""
 
     def gradient(variables: Params, micro_batch: Examples) -> tuple[Params, Any]:
         grads, (variables, metrics) = jax.grad(loss, has_aux=True)(
@@ -712,10 +755,18 @@ def _descend(
             carried, _ = add_gradient(carried, jax.tree.map(lambda x, i=i: x[i], examples))
     variables, total = carried
     grads, metrics = jax.tree.map(lambda x: x / num, total)
-    grads, metrics["grad_norm"] = clip_gradient(grads, numbers["clip_norm"])
-    optimizer = _optimizer(optimizer_name, numbers)
+    return grads, variables, metrics
+
+
+def _descend(
+    gan: Gan, numbers: dict[str, Any], name: str, player: Player, grads: Params
+) -> tuple[Player, jax.Array]:
+    """One descent of one player by its own optimiser, and the gradient's norm."""
+    grads, norm = clip_gradient(grads, numbers[name]["clip_norm"])
+    optimizer = _optimizer(getattr(gan, f"{name}_optimizer"), numbers[name])
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
-    return Player(optax.apply_updates(player.params, updates), variables, opt_state), metrics
+    params = optax.apply_updates(player.params, updates)
+    return player.replace(params=params, opt_state=opt_state), norm
 
 
 def _move_average(gan: Gan, average: Network, generator: Player, half_life: jax.Array) -> Network:

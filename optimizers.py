@@ -20,6 +20,14 @@ def sgd(learning_rate: float) -> optax.GradientTransformation:
     return optax.sgd(learning_rate)
 
 
+def optimistic_sgd(learning_rate: float) -> optax.GradientTransformation:
+    """Twice the gradient less the one before: it foresees the other player's answer.
+
+    Source: Daskalakis et al. 2018 (optimistic mirror descent).
+    """
+    return optax.optimistic_gradient_descent(learning_rate)
+
+
 def momentum(learning_rate: float, momentum: float) -> optax.GradientTransformation:
     """Gradient descent with a heavy ball: the steps so far, `momentum` as heavy each time.
 
@@ -77,5 +85,5 @@ def scheduled(first: Any, last: Any, progress: jax.Array) -> Any:
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    f.__name__: f for f in (sgd, momentum, rmsprop, adam, optimistic_adam)
+    f.__name__: f for f in (sgd, optimistic_sgd, momentum, rmsprop, adam, optimistic_adam)
 }

@@ -59,6 +59,9 @@ def get_config() -> ConfigDict:
     config.lazy_every = 1  # penalties only in every so-manieth step, that much heavier
     config.weight_clip = 0.0  # D's parameters are kept within +- this; 0 is off
     config.d_steps = 1  # discriminator updates before each generator update
+    # alternating: G answers the D of this step; simultaneous: that of the step before;
+    # extragradient: both descend by the gradients of where a simultaneous step would lead
+    config.update_rule = "alternating"
 
     # Optimisation
     config.batch_size = 128  # images of one update

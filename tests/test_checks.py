@@ -43,6 +43,8 @@ def check(make_config):
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"accumulate": 3}, "accumulate=3 does not divide batch_size=8"),
         ({"d_steps": 0}, "d_steps must be at least 1"),
+        ({"update_rule": "both"}, "update_rule='both' does not exist: choose from alternating"),
+        ({"update_rule": "extragradient", "d_steps": 2}, "is for one update each, and d_steps=2"),
         ({"optimizer.generator.learning_rate": -1.0}, "learning_rate must be more than 0, in float32 too, not -1.0"),
         ({"optimizer.generator.learning_rate": float("nan")}, "must be more than 0, in float32 too, not nan"),
         ({"optimizer.generator.learning_rate": float("inf")}, "must be more than 0, in float32 too, not inf"),

@@ -51,6 +51,7 @@ def linear_gan(**changes: Any) -> gans.Gan:
         batch_size=16,
         accumulate=1,
         d_steps=1,
+        update_rule="alternating",
         standing_batches=0,
         lazy_every=1,
     )
@@ -329,6 +330,49 @@ def test_no_convolution_is_in_a_loop_on_a_cpu(make_config, accumulate):
     _, gan, state = small(make_config, "goodfellow", accumulate=4)
     step = jax.make_jaxpr(gans.update, static_argnums=0)(gan, state, make_batch(gan))
     assert [loop for loop in loops(step.jaxpr) if "dot_general" in loop]  # MLPs are in one
+
+
+def moved_by(state, grads, rate):
+    """Both players' parameters after one step of gradient descent."""
+    params = state.generator.params, state.discriminator.params
+    return jax.tree.map(lambda x, g: x - rate * g, params, grads)
+
+
+@pytest.mark.parametrize("rule", gans.UPDATE_RULES)
+def test_who_answers_whom(make_config, rule):
+    """Each rule, put together out of `gradients`, which are both players' at one state."""
+    rate = 0.5
+    rates = dict.fromkeys(
+        (f"optimizer.{player}.learning_rate" for player in ("generator", "discriminator")), rate
+    )
+    _, gan, state = small(make_config, update_rule=rule, **rates)
+    batch = make_batch(gan)
+    after, _ = gans.update(gan, state, batch)
+
+    def at(params):
+        g_params, d_params = params
+        return state.replace(
+            generator=state.generator.replace(params=g_params),
+            discriminator=state.discriminator.replace(params=d_params),
+        )
+
+    here = gans.gradients(gan, state, batch)
+    g_params, d_params = moved_by(state, here, rate)
+    if rule == "alternating":
+        g_grads, _ = gans.gradients(gan, at((state.generator.params, d_params)), batch)
+        g_params, _ = moved_by(state, (g_grads, here[1]), rate)
+    elif rule == "extragradient":
+        there = gans.gradients(gan, at((g_params, d_params)), batch)
+        g_params, d_params = moved_by(state, there, rate)
+    expected = g_params, d_params
+    found = after.generator.params, after.discriminator.params
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+    others = [name for name in gans.UPDATE_RULES if name != rule]
+    for other in others:
+        differs, _ = gans.update(dataclasses.replace(gan, update_rule=other), state, batch)
+        kernel = differs.generator.params["Dense_0"]["kernel"]
+        assert not np.allclose(kernel, after.generator.params["Dense_0"]["kernel"], rtol=1e-5)
 
 
 def test_several_discriminator_steps_take_a_fresh_batch_each(make_config):
