@@ -292,7 +292,7 @@ def invert(
     targets: np.ndarray,
     labels: np.ndarray | None,
     key: jax.Array,
-    steps: int = 300,
+    steps: int = 200,
     restarts: int = 4,
     candidates: int = 500,
     learning_rate: float = 0.2,

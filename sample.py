@@ -309,14 +309,14 @@ def invert(workdir: Path, out: Path) -> None:
         for chosen in (found.nearest, found.latents)
     )
     errors, errors_nearest = (root_mean_square(x, targets) for x in (made, nearest))
-    shown = [nearest[:num], images, made[:num]]
-    shown = [pictures.in_colour(x) for x in shown] + [pictures.difference(made[:num], images)]
-    rows = ["nearest random", "held-out", "inverted", "difference"]
+    shown = [pictures.in_colour(x) for x in (images, made[:num])]
+    shown += [pictures.difference(made[:num], images), pictures.in_colour(nearest[:num])]
+    rows = ["held-out", "inverted", "difference", "nearest random"]
     captions = [
-        [f"{x:.3f}" for x in errors_nearest[:num]],
         [""] * num if labels is None else names(labels[:num]),
         [f"{x:.3f}" for x in errors[:num]],
         [""] * num,
+        [f"{x:.3f}" for x in errors_nearest[:num]],
     ]
     title = f"{run.title}: inverted images, with their pixels' error (RMS, of 1)"
     pictures.table(np.stack(shown), title, rows, captions=captions).save(out)

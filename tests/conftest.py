@@ -79,7 +79,7 @@ def random_network(gan: gans.Gan) -> gans.Network:
     network, _ = jax.eval_shape(lambda: gans.init_networks(gan, jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: jnp.float32(rng.normal(size=x.shape) / np.sqrt(np.prod(x.shape[:-1]))),
+        lambda x: jnp.float32(rng.normal(size=x.shape) / np.sqrt(x.size / x.shape[-1] + 9)),
         network.params,
     )
     variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), network.variables)

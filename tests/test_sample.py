@@ -121,7 +121,7 @@ def test_moving_pictures(command, train, workdir, tmp_path):
 
 def test_directions_inversion_and_neighbours(command, train, workdir):
     """A picture each; the generator's own images come nearer than held-out ones."""
-    train("--config.num_steps=200", "--config.steps_per_call=50")
+    train("--config.num_steps=200", "--config.steps_per_call=50", "--config.latent_dim=8")
     for words in (["--mode=directions", "--rows=2", "--columns=3"], ["--mode=directions", "--pca"]):
         result = command("sample.py", f"--workdir={workdir}", *words)
         assert (result.code, result.out.strip()) == (0, str(workdir / "directions.png"))
