@@ -9,8 +9,10 @@ differentiates into the others, as often as one likes (in reverse mode).
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +22,22 @@ import jax.numpy as jnp
 CACHE = 1e6  # bytes of a CPU core's cache, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform")
+
+
+@contextlib.contextmanager
+def lowered_for(platform: str) -> Iterator[None]:
+    """What is traced in it takes the form that is fast on 'cpu' or 'cuda', whatever is here."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def _on_cpu() -> bool:
+    """Whether what is being traced is for a CPU."""
+    return _platform.get(jax.default_backend()) == "cpu"
 
 
 def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -40,7 +58,7 @@ def transposed_conv(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.A
 
     As a layer of its own it is the transposed ('fractionally strided') convolution.
     """
-    if stride > 1 and len(kernel) % stride == 0 and jax.default_backend() == "cpu":
+    if stride > 1 and len(kernel) % stride == 0 and _on_cpu():
         return _by_blocks(outputs, kernel, stride)
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
@@ -60,7 +78,7 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
     def native(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda k: _native(inputs, k, stride), kernel)(outputs)[0]
 
-    parts = _parts(outputs) if jax.default_backend() == "cpu" else 1
+    parts = _parts(outputs) if _on_cpu() else 1
     pairs = zip(jnp.split(inputs, parts), jnp.split(outputs, parts))
     return functools.reduce(jnp.add, (native(*pair) for pair in pairs))
 
@@ -130,7 +148,7 @@ def grouped_conv(inputs: jax.Array, kernel: jax.Array, stride: int, groups: int)
     """
     if groups == 1:
         return conv(inputs, kernel, stride)
-    if jax.default_backend() == "cpu":  # where XLA's own grouped gradients are 40 times slower
+    if _on_cpu():  # where XLA's own grouped gradients are 40 times slower
         slices = (jnp.split(x, groups, axis=-1) for x in (inputs, kernel))
         return jnp.concatenate([conv(x, k, stride) for x, k in zip(*slices)], axis=-1)
     return jax.lax.conv_general_dilated(

@@ -274,6 +274,28 @@ def memorisation(train: np.ndarray, held_out: np.ndarray, fake: np.ndarray) -> f
     return float(np.mean(nearest[0] < nearest[1]) + np.mean(nearest[0] == nearest[1]) / 2)
 
 
+def nearest(samples: np.ndarray, others: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of others to each sample, the nearest first, of equals the first.
+
+    Args:
+      samples, others: [N, ...] and [M, ...] features or images, M at least k.
+    Returns:
+      Indices int [N, k] and distances float32 [N, k].
+    Raises:
+      ValueError: fewer others, unequal dimensions, NaN.
+    """
+    samples, others = _checked("samples", _flat(samples)), _checked("others", _flat(others), k)
+    _same_dimension(samples, others)
+    indices, distances = np.empty((len(samples), k), int), np.empty((len(samples), k), np.float32)
+    for rows, squared in _squared_distances(samples, others):
+        own = np.arange(len(squared))
+        for i in range(k):
+            best = squared.argmin(axis=1)
+            indices[rows, i], distances[rows, i] = best, np.sqrt(squared[own, best])
+            squared[own, best] = np.inf
+    return indices, distances
+
+
 def num_modes(classes: np.ndarray, num_classes: int) -> int:
     """How many classes there is at least one sample of.
 

@@ -45,7 +45,7 @@ def with_labels(inputs: jax.Array, labels: jax.Array | None, num_classes: int) -
     if labels is None:
         return inputs
     channels = jax.nn.one_hot(labels, num_classes, dtype=inputs.dtype)
-    channels = channels.reshape(len(labels), *(1,) * (inputs.ndim - 2), num_classes)
+    channels = channels.reshape(labels.shape[0], *(1,) * (inputs.ndim - 2), num_classes)
     shape = (*inputs.shape[:-1], num_classes)
     return jnp.concatenate([inputs, jnp.broadcast_to(channels, shape)], axis=-1)
 

@@ -433,7 +433,7 @@ def _view_scores(
     judge: Judge, view: features.View, fake: np.ndarray, asked: np.ndarray | None
 ) -> dict[str, float]:
     """The scores through one network, by their names."""
-    real = _reals(judge, view)
+    real = reals(judge, view)
     fake_features, fake_logits = features.compute(view, fake)
     chosen = real.features[real.chosen]
     seen = {
@@ -466,7 +466,7 @@ def _view_scores(
 
 
 @functools.cache
-def _reals(judge: Judge, view: features.View) -> Reals:
+def reals(judge: Judge, view: features.View) -> Reals:
     """The training examples through a network; features are kept in the user's cache folder."""
     images = judge.dataset.images
     digest = hashlib.sha256(view.fingerprint.encode())

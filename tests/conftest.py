@@ -16,11 +16,14 @@ from typing import NamedTuple
 from unittest.mock import MagicMock
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
 import cli
+import gan as gans
 
 ROOT = Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 4)  # for meshes
@@ -69,6 +72,18 @@ def make_config() -> Callable[..., ConfigDict]:
         return config
 
     return make
+
+
+def random_network(gan: gans.Gan) -> gans.Network:
+    """A generator of random numbers, at no layer 0, whose images are neither grey nor clipped."""
+    network, _ = jax.eval_shape(lambda: gans.init_networks(gan, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.float32(rng.normal(size=x.shape) / np.sqrt(x.size / x.shape[-1] + 9)),
+        network.params,
+    )
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), network.variables)
+    return gans.Network(params, variables)
 
 
 class Outcome(NamedTuple):

@@ -641,3 +641,15 @@ def test_label_accuracy_is_the_share_of_equal_ones():
         label_accuracy(np.array([]), np.array([]))
     with pytest.raises(ValueError, match="2 classes and 3 labels"):
         label_accuracy(np.zeros(2), np.zeros(3))
+
+
+def test_nearest_is_what_sorting_all_distances_gives():
+    rng = np.random.default_rng(0)
+    samples, others = rng.normal(size=(7, 2, 3)), rng.normal(size=(50, 2, 3))
+    others[9] = others[4]  # of equals the first
+    distances = np.linalg.norm((samples[:, None] - others[None]).reshape(7, 50, 6), axis=-1)
+    indices, found = metrics.nearest(samples, others, 50)
+    np.testing.assert_array_equal(indices, np.argsort(distances, axis=1, kind="stable"))
+    np.testing.assert_allclose(found, np.sort(distances, axis=1), rtol=1e-5)
+    with pytest.raises(ValueError, match="others has 50 samples, and 51 are needed"):
+        metrics.nearest(samples, others, 51)

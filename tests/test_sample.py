@@ -1,10 +1,16 @@
 """Pictures out of a run: `python sample.py`."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import cli
+import data
 import runs
+import sample
 
 
 @pytest.fixture
@@ -32,8 +38,10 @@ def test_a_class_a_row(command, train, workdir):
     result = command("sample.py", f"--workdir={workdir}", "--columns=3")
     assert result.code == 0, result.err
     assert result.out.strip() == str(workdir / "samples.png")
-    picture = Image.open(workdir / "samples.png")
-    assert picture.size == size(10, 3)
+    assert result.compilations > 0
+    picture = Image.open(workdir / "samples.png").convert("RGB")
+    bare = size(10, 3)
+    assert bare[0] < picture.width < bare[0] + 200  # labels at the left, a title above
 
     out = workdir / "other.png"
     words = [f"--workdir={workdir}", f"--out={out}", "--columns=3", "--rows=2"]
@@ -43,13 +51,96 @@ def test_a_class_a_row(command, train, workdir):
         return np.asarray(Image.open(out))
 
     same = pixels()
-    assert same.shape[::-1] == size(2, 3)
+    assert same.shape[0] < picture.height / 3
     np.testing.assert_array_equal(pixels(), same)
-    for change in ("--seed=1", "--step=1", "--truncation=0.1"):
+    for change in ("--seed=1", "--step=1", "--truncation=0.1", "--classes=5,7"):
         assert (pixels(change) != same).any(), change
-    result = command("sample.py", *words, "--step=7")
-    assert result.code == 2
-    assert "--step=7 has no checkpoint: there are 1, 2" in result.err
+    for mistake, message in (
+        ("--step=7", "--step=7 has no checkpoint: there are 1, 2"),
+        ("--classes=1,10", "'10' is no class: they are 0 to 9"),
+        ("--classes=-1", "'-1' is no class"),
+    ):
+        result = command("sample.py", *words, mistake)
+        assert (result.code, result.compilations) == (2, 0)
+        assert message in result.err
+    for more, message in (
+        (("--mode=directions", "--classes=1,2"), "directions are shown of one class"),
+        (("--mode=export", "--seed=1"), "--seed changes nothing in --mode=export without standing"),
+    ):
+        result = command("sample.py", f"--workdir={workdir}", *more)
+        assert (result.code, result.compilations) == (2, 0)
+        assert message in result.err
+
+
+def frames(path):
+    with Image.open(path) as picture:
+        for i in range(picture.n_frames):
+            picture.seek(i)
+            yield np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_moving_pictures(command, train, workdir, tmp_path):
+    """A walk ends where it began; a timeline shows the pictures that are there; strips."""
+    train("--config.num_steps=4", "--config.sample_every=1")
+    result = command("sample.py", f"--workdir={workdir}", "--mode=walk", "--rows=1", "--columns=2")
+    assert (result.code, result.out.strip()) == (0, str(workdir / "walk.gif")), result.err
+    walk = list(frames(workdir / "walk.gif"))
+    assert len(walk) == sample.ANCHORS * sample.FRAMES_BETWEEN
+    steps = [np.abs(a - b).mean() for a, b in zip(walk, [*walk[1:], walk[0]])]
+    assert 0 < max(steps) < 0.5 * np.abs(walk[0] - walk[len(walk) // 2]).mean()
+
+    out = tmp_path / "strip.png"
+    words = [f"--workdir={workdir}", f"--out={out}", "--columns=3"]
+    assert command("sample.py", *words, "--mode=walk", "--rows=2").code == 0
+    strip = np.asarray(Image.open(out))[-2 * 60 :]
+    starts = [180 - 60 * i for i in range(3)]
+    first, _, last = (strip[:, strip.shape[1] - start :][:, :56] for start in starts)
+    assert np.abs(first.astype(int) - last).max() <= 2  # rounding: cos of 2 pi
+
+    result = command("sample.py", f"--workdir={workdir}", "--mode=timeline")
+    assert (result.code, result.compilations) == (0, 0), result.err
+    pictures = sorted((workdir / "samples").iterdir())
+    shown = list(frames(workdir / "timeline.gif"))
+    assert len(shown) == len(pictures) == 5
+    for frame, picture in zip(shown, pictures):
+        expected = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+        assert np.abs(frame[-len(expected) :, : expected.shape[1]] - expected).mean() < 2
+    assert command("sample.py", *words, "--mode=timeline").code == 0
+    width = Image.open(pictures[0]).width
+    assert Image.open(out).width == 3 * width + 2 * 4
+
+    result = command("sample.py", f"--workdir={workdir}", "--mode=timeline", "--columns=3")
+    assert (result.code, "--columns is of a strip" in result.err) == (2, True)
+    pictures[1].write_bytes(b"no picture")
+    result = command("sample.py", f"--workdir={workdir}", "--mode=timeline")
+    assert (result.code, "cannot be read" in result.err) == (2, True)
+    shutil.rmtree(workdir / "samples")
+    result = command("sample.py", f"--workdir={workdir}", "--mode=timeline")
+    assert (result.code, "has no pictures in samples/" in result.err) == (2, True)
+
+
+def test_directions_inversion_and_neighbours(command, train, workdir):
+    """A picture each; the generator's own images come nearer than held-out ones."""
+    train("--config.num_steps=200", "--config.steps_per_call=50", "--config.latent_dim=8")
+    for words in (["--mode=directions", "--rows=2", "--columns=3"], ["--mode=directions", "--pca"]):
+        result = command("sample.py", f"--workdir={workdir}", *words)
+        assert (result.code, result.out.strip()) == (0, str(workdir / "directions.png"))
+    result = command("sample.py", f"--workdir={workdir}", "--mode=invert", "--columns=2")
+    assert result.code == 0, result.err
+    held_out, near, own, near_own = map(float, re.findall(r" (0\.\d+)$", result.out, re.MULTILINE))
+    assert own < 0.3 * near_own
+    assert own < held_out < near
+    result = command("sample.py", f"--workdir={workdir}", "--mode=neighbours", "--rows=2")
+    assert result.code == 0, result.err
+    found = re.findall(r"^(\w+) +nearest training image: samples ([\d.]+), held-out images ([\d.]+) \(medians\)", result.out, re.MULTILINE)  # fmt: skip
+    assert [name for name, *_ in found] == ["pixels", "classifier"]
+    # Held-out images' distance by another way: root mean squares of all pairs.
+    config = cli.load_config("configs/digits.py")
+    real, others = (data.digits(config.resolution, x).images / 255 for x in (False, True))
+    squares = [np.mean((real - image) ** 2, axis=(1, 2, 3)).min() for image in others]
+    assert float(found[0][2]) == pytest.approx(np.median(np.sqrt(squares)), rel=1e-2)
+    for name in ("directions", "invert", "neighbours"):
+        assert Image.open(workdir / f"{name}.png").width > 200
 
 
 def test_points_are_a_plot(command, train, tmp_path, workdir):
@@ -57,6 +148,28 @@ def test_points_are_a_plot(command, train, tmp_path, workdir):
     result = command("sample.py", f"--workdir={workdir}", f"--out={tmp_path / 'ring.png'}")
     assert result.code == 0, result.err
     assert Image.open(tmp_path / "ring.png").size == (512, 512)
+    assert command("sample.py", f"--workdir={workdir}", "--mode=timeline").code == 0
+    assert Image.open(workdir / "timeline.gif").width == 512
+    for mode in ("walk", "directions", "invert", "neighbours"):
+        result = command("sample.py", f"--workdir={workdir}", f"--mode={mode}")
+        assert (result.code, result.compilations) == (2, 0)
+        assert f"--mode={mode} is of images, and ring has points" in result.err
+    result = command("sample.py", f"--workdir={workdir}", "--classes=1")
+    assert "this GAN of ring is given no labels" in result.err
+
+
+def test_a_folder_of_images_holds_nothing_out(command, train, workdir, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(20):
+        image = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"images/{i}.png")
+    train(f"--config.dataset=folder:{tmp_path / 'images'}")
+    result = command("sample.py", f"--workdir={workdir}", "--mode=invert")
+    assert (result.code, result.compilations) == (2, 0)
+    assert "nothing is held out" in result.err
+    result = command("sample.py", f"--workdir={workdir}", "--mode=neighbours", "--rows=2")
+    assert result.code == 0, result.err
+    assert "held-out" not in result.out
 
 
 @pytest.mark.parametrize(
@@ -67,6 +180,18 @@ def test_points_are_a_plot(command, train, tmp_path, workdir):
         (["--workdir=nowhere", "--rows=0"], "--rows must be at least 1"),
         (["--workdir=nowhere", "--truncation=0"], "truncation"),
         (["--workdir=nowhere", "--out=nowhere/x.png"], "there is no folder nowhere"),
+        (["--workdir=nowhere", "--mode=timeline"], "nowhere holds no run"),
+        (["--workdir=nowhere", "--mode=export"], "nowhere holds no run"),
+        (["--workdir=nowhere", "--mode=walk", "--out=x.jpg"], "writes .gif or .png"),
+        (["--workdir=nowhere", "--mode=export", "--out=x.png"], "writes no picture"),
+        (["--workdir=nowhere", "--out=x.txt"], "--mode=grid writes .png or"),
+        (["--workdir=nowhere", "--mode=nothing"], "nothing"),
+        (
+            ["--workdir=nowhere", "--mode=timeline", "--seed=1"],
+            "--seed changes nothing in --mode=timeline",
+        ),
+        (["--workdir=nowhere", "--pca"], "--pca changes nothing in --mode=grid"),
+        (["--workdir=nowhere", "--mode=invert", "--truncation=1"], "--truncation changes nothing"),
     ],
 )
 def test_mistakes_are_one_line(command, words, message):
