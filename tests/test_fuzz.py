@@ -401,7 +401,8 @@ class Happening(NamedTuple):
                 file.unlink()
                 os.mkfifo(file)
             case "unreadable":
-                file.chmod(0)
+                if not file.is_symlink():
+                    file.chmod(0)
             case "nest":
                 (file.parent / "deep" / "er").mkdir(parents=True, exist_ok=True)
                 file.rename(file.parent / "deep" / "er" / file.name)
