@@ -1,7 +1,8 @@
-"""Draws a picture of a run's samples.
+"""Draws a picture of a run's samples, or makes its page.
 
     python sample.py --workdir=DIR [--step=N] [--out=FILE] [--rows=N] [--columns=N] [--seed=N]
     python sample.py --workdir=DIR --truncation=0.7
+    python sample.py --workdir=DIR --mode=report
 
 A GAN with labels draws a class a row.
 """
@@ -9,8 +10,9 @@ A GAN with labels draws a class a row.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from ml_collections import ConfigDict
 import cli
 import data
 import gan as gans
+import report
 import runs
 import scores
 
@@ -54,7 +57,12 @@ def main(argv: list[str]) -> None:
     out = Path(os.path.expanduser(OUT.value)) if OUT.value else workdir / name
     if not out.parent.is_dir():
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
-    run = open_run(workdir)
+    # A page is of the folder's files alone: no checkpoint is opened, and no data read.
+    of_files = draw is report.write_run_page
+    for flag in (STEP, TRUNCATION, ROWS):
+        if of_files and flag.value is not None:
+            raise app.UsageError(f"--{flag.name} does nothing with --mode={MODE.value}")
+    run: Any = workdir if of_files else open_run(workdir)
     try:
         draw(run, out)
     except FloatingPointError as error:
@@ -91,7 +99,10 @@ def grid(run: Run, out: Path) -> None:
 
 
 # What is made, and the file that it goes into where --out names none.
-MODES = {"grid": (grid, "samples.png")}
+MODES: dict[str, tuple[Callable[[Any, Path], None], str]] = {
+    "grid": (grid, "samples.png"),
+    "report": (report.write_run_page, "report.html"),
+}
 MODE = flags.DEFINE_enum("mode", "grid", list(MODES), "What is drawn.")
 
 if __name__ == "__main__":
