@@ -186,7 +186,7 @@ def ticks(low: float, high: float, log: bool = False) -> list[float]:
 def short(value: float) -> str:
     """A round number in a few characters: 250k, 1.5M, 0.25."""
     for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if unit <= abs(value) < 1e15:
+        if unit <= abs(value) < 1e12:
             return f"{value / unit:.6g}{suffix}"
     return f"{value:.6g}"
 

@@ -30,12 +30,12 @@ th, td { padding: .25em 1.2em .25em 0; border-bottom: 1px solid #ddd; text-align
 th { font-weight: 600; white-space: nowrap }
 .words td + td { overflow-wrap: anywhere; min-width: 7em }
 .numbers td, .numbers th { white-space: nowrap }
-.numbers td:last-child { white-space: normal; min-width: 12em }
+.scores td:last-child { white-space: normal; min-width: 12em }
 .numbers data { font-variant-numeric: tabular-nums }
 figure { margin: 0 }
 figcaption { font-size: 14px; margin: .2em 0; overflow-wrap: anywhere }
 figcaption span { display: inline-block; margin-left: .8em }
-img { display: block; max-width: 100%; height: auto; border-radius: 4px }
+img { display: block; max-width: 100%; height: auto; border: 1px solid #ddd; border-radius: 4px }
 svg { display: block; width: 100%; max-width: 800px; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: #333 }
 i { display: inline-block; width: 1em; height: .7em; margin-right: .35em }
@@ -81,7 +81,7 @@ def document(title: str, body: Sequence[str], script: str = "") -> str:
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "numbers") -> str:
     """A table that scrolls by itself where it is too wide; cells are HTML, heads are text.
 
-    `kind` is 'numbers', whose cells are not broken, or 'words'.
+    `kind` is 'words', or 'numbers', whose cells are not broken; of 'numbers scores' the last are.
     """
     rows = [f"<tr>{''.join(f'<th>{text(head)}</th>' for head in heads)}</tr>"]
     rows += [f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines]

@@ -40,7 +40,7 @@ CHART = (360, 240)  # pixels of a run's charts: its words can be read on a phone
 MOST_PICTURES, MOST_BYTES = 40, 6_000_000  # of a timeline; of large pictures it has fewer
 MOST_MEMBERS, MOST_ALARMS, MOST_DOTS = 12, 100, 50
 CLASS = re.compile(r"_class_\d+$")
-LOST = "numbers are not finite"
+LOST = "numbers of training are not finite"
 SCRIPT = """
 const timeline = document.getElementById("timeline");
 const frames = [...timeline.querySelectorAll(".frame")];
@@ -265,11 +265,11 @@ def _score_tables(files: Files) -> str:
         meaning = metrics.METRICS[scores.base_metric(score.name)].meaning
         chosen = of_classes if CLASS.search(score.name) else lines
         chosen.append([*cells, pages.text(score.better), pages.text(meaning)])
-    parts = [f"<h2>Scores</h2><p>{pages.text(words)}.</p>", pages.table(heads, lines)]
+    parts = [f"<h2>Scores</h2><p>{pages.text(words)}.</p>"]
+    parts.append(pages.table(heads, lines, "numbers scores"))
     if of_classes:
-        parts.append(
-            f"<details><summary>By class</summary>{pages.table(heads, of_classes)}</details>"
-        )
+        table = pages.table(heads, of_classes, "numbers scores")
+        parts.append(f"<details><summary>By class</summary>{table}</details>")
     return "".join(parts)
 
 
@@ -279,7 +279,6 @@ def _run_charts(files: Files) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     train = [x for x in names if x.startswith("train/") and not x.endswith("_std")]
     marks = [(row["images"], f"step {row['step']:,}: {text}") for row, text in _alarms_of(rows)]
-    marks += [(row["images"], f"step {row['step']:,}: {LOST}") for row in _first_lost(rows)]
     groups = (*GROUPS, ("Penalties", "penalty", tuple(config.penalties)))
     figures = []
     for heading, axis, members in groups:
@@ -425,13 +424,14 @@ def _num_modes(files: Files) -> int | None:
 
 
 def _alarms_of(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
-    return [(row, text) for row in rows for text in row.get("alarms", [])]
-
-
-def _first_lost(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows where numbers of training begin not to be finite."""
-    before = [False, *map(population.is_lost, rows)]
-    return [row for row, lost in zip(rows, before) if population.is_lost(row) and not lost]
+    """Rows and what they raise, in words; and where numbers of training begin not to be finite."""
+    found, lost = [], False
+    for row in rows:
+        if population.is_lost(row) and not lost:
+            found.append((row, LOST))
+        lost = population.is_lost(row)
+        found += [(row, text) for text in row.get("alarms", [])]
+    return found
 
 
 def _short(name: str) -> str:

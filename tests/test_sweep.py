@@ -70,6 +70,7 @@ def test_every_run_is_in_the_table(finished_sweep):
         wild = row["optimizer.generator.learning_rate"] == "1e30"
         assert row["state"] == ("lost" if wild else "done")
         assert row["step"] == ("5" if wild else "20")
+        assert (workdir / row["run"] / "report.html").exists()
         config = runs.read_config(workdir / row["run"])
         assert config["loss"] == row["loss"]
         assert config["seed"] == int(row["seed"])
