@@ -74,6 +74,11 @@ class Dataset(NamedTuple):
     def spec(self) -> Spec:
         return Spec(self.images.shape[1:], self.num_classes)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run's env.json says of it."""
+        return {"examples": len(self.images), **self.spec._asdict()}
+
 
 def load(config: ConfigDict) -> Dataset:
     """The training examples of `config.dataset`, at `config.resolution` if that is set.

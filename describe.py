@@ -21,7 +21,7 @@ def describe(config: ConfigDict, dataset: data.Dataset, gan: gans.Gan) -> str:
     cost: Any = step.cost_analysis()
     memory: Any = step.memory_analysis()
     sections = [
-        _words(config, gan, dataset),
+        words(config, dataset.facts),
         _table("Generator", state.generator),
         _table("Discriminator", state.discriminator),
         "A step: "
@@ -32,16 +32,24 @@ def describe(config: ConfigDict, dataset: data.Dataset, gan: gans.Gan) -> str:
     return "\n\n".join(sections)
 
 
-def _words(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> str:
-    shape = " x ".join(str(size) for size in dataset.images.shape[1:])
-    classes = f", {dataset.spec.num_classes} classes" if dataset.labels is not None else ""
+def words(config: ConfigDict, facts: dict[str, Any]) -> str:
+    """The recipe, a line a part of it; no data is read, and nothing compiled.
+
+    Args:
+      config: see configs/default.py.
+      facts: of the data set, `data.Dataset.facts`; what is missing there is not said.
+    """
+    shape, num_classes = facts.get("shape", ()), facts.get("num_classes")
+    gan = gans.make_gan(config, data.Spec(tuple(shape), num_classes))
+    size = f", {facts['examples']:,} of {' x '.join(map(str, shape))}" if facts else ""
+    classes = f", {num_classes} classes" if num_classes else ""
     balanced = ", every class drawn equally often" if config.balanced else ""
     augmented = "".join(f", {name} {strength:g}" for name, strength in gan.augmentations)
     lines = [
         f"Recipe {config.recipe}" if config.recipe else "No recipe",
-        f"Data: {config.dataset}, {len(dataset.images):,} of {shape}{classes}{balanced}{augmented}",
+        f"Data: {config.dataset}{size}{classes}{balanced}{augmented}",
         f"Networks: {config.generator.name} from {gan.latent_dim} latents"
-        f"{' and labels' if gan.num_classes else ''}, {config.discriminator.name}"
+        f"{' and labels' if config.conditional else ''}, {config.discriminator.name}"
         f"{f' of packs of {gan.packing}' if gan.packing > 1 else ''}; {config.precision}",
         f"Loss: {gan.loss}",
     ]

@@ -24,7 +24,6 @@ import checks
 import cli
 import data
 import gan as gans
-import metrics
 import runs
 import scores
 from configs import default
@@ -181,14 +180,11 @@ def table(judge: scores.Judge, result: dict[str, Any]) -> str:
     repeated = "repeats" in result
     columns = f"{'':28}{'score':>11}" + (f"{'+-':>11}" if repeated else "")
     lines.append(f"{columns}{'floor':>11}{'perfect':>11}  better")
-    for name, value in result.items():
-        short = name.removeprefix("eval/")
-        if short == name or short.endswith(("_std", "num_samples")) or short.startswith("floor_"):
-            continue
-        figures = [value] + ([result[f"{name}_std"]] if repeated else [])
-        figures += [result.get(f"eval/floor_{short}"), scores.perfect(judge, name, num)]
+    for line in scores.compare(result, judge.num_modes):
+        figures = [line.value] + ([line.deviation] if repeated else [])
+        figures += [line.floor, line.perfect]
         cells = "".join(f"{'-' if x is None else f'{x:.4g}':>11}" for x in figures)
-        lines.append(f"{short:28}{cells}  {metrics.METRICS[scores.base_metric(name)].better}")
+        lines.append(f"{line.name:28}{cells}  {line.better}")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -262,7 +263,7 @@ def hyper_parameters(gan: Gan, config: ConfigDict) -> dict[str, Any]:
         return found
 
     every = numbers("") | {"end": numbers("_end"), "decay_images": config.decay_images}
-    return jax.tree.map(jnp.float32, every)
+    return jax.tree.map(np.float32, every)
 
 
 def update(

@@ -1,274 +1,445 @@
-"""Pages that one looks at: a sweep's curves, ranking and samples in one HTML file.
+"""The page of a run, report.html: of what its folder says, whatever has become of it.
 
-No script and no link to elsewhere: it can be mailed, and opened without a network.
+The same files give the same page. No checkpoint is opened, no data read and nothing compiled.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import math
-import statistics
-from collections.abc import Callable, Sequence
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import charts
+import cli
+import data
+import describe
+import metrics
+import pages
 import population
+import runs
+import scores
+from configs import default
 
-# Told apart by the colour-blind, too: those of Okabe and Ito 2008, then Tol's muted ones.
-COLOURS: tuple[str, ...] = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-    "#999999",
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+# What is drawn in one chart: its heading, what its axis has, and the metrics of training.
+GROUPS = (
+    ("Losses", "loss", ("d_loss", "g_loss")),
+    ("What D tells right", "share", ("d_accuracy",)),
+    ("D's mean logits", "logit", ("d_real_logit", "d_fake_logit")),
+    ("Gradients", "norm", ("d_grad_norm", "g_grad_norm")),
+    ("Losses of classes", "loss", ("d_class_loss", "g_class_loss")),
+    ("ADA", "share", ("d_real_sign", "ada_probability")),
 )
-COLOURS += ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255")
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 260, 70, 30  # pixels of a chart, and of its axes' numbers
-DRAWN = ("train/d_loss", "train/g_loss")  # curves beside the target's
-STYLE = """
-body { font: 16px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em }
-table { border-collapse: collapse; display: block; overflow-x: auto }
-td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left }
-svg { max-width: 100%; height: auto } svg text { font-size: 12px }
-figure { display: inline-block; margin: 0 1em 1em 0; vertical-align: top; width: 330px }
-figure img { width: 100% } figcaption { font-size: 14px; overflow-wrap: anywhere }
-i { display: inline-block; width: 1em; height: .7em; margin-right: .4em }
+CHART = (360, 240)  # pixels of a run's charts: its words can be read on a phone, too
+MOST_PICTURES, MOST_BYTES = 40, 6_000_000  # of a timeline; of large pictures it has fewer
+MOST_MEMBERS, MOST_ALARMS, MOST_DOTS = 12, 100, 50
+CLASS = re.compile(r"_class_\d+$")
+LOST = "numbers of training are not finite"
+SCRIPT = """
+const timeline = document.getElementById("timeline");
+const frames = [...timeline.querySelectorAll(".frame")];
+const slider = document.getElementById("at"), play = document.getElementById("play");
+let timer = 0;
+function show() {
+  frames.forEach((frame, i) => { frame.hidden = i !== slider.valueAsNumber; });
+  const caption = frames[slider.valueAsNumber].querySelector("figcaption");
+  slider.setAttribute("aria-valuetext", caption.textContent);
+}
+function stop() {
+  clearInterval(timer);
+  timer = 0;
+  play.textContent = "\u25b6";
+  play.setAttribute("aria-label", "Play");
+}
+function next() {
+  slider.stepUp();
+  show();
+  if (slider.value === slider.max) stop();
+}
+slider.addEventListener("input", () => { stop(); show(); });
+play.addEventListener("click", () => {
+  if (timer) return stop();
+  if (slider.value === slider.max) { slider.value = 0; show(); }
+  play.textContent = "\u25a0";
+  play.setAttribute("aria-label", "Stop");
+  timer = setInterval(next, 300);
+});
+timeline.querySelector(".controls").hidden = false;
+show();
 """
 
 
-class Curve(NamedTuple):
-    """A run: its folder, the rows of its metrics.jsonl, whether a search has ended it early."""
-
-    workdir: Path
-    rows: list[dict[str, Any]]
-    pruned: bool = False
-
-
-class Searched(NamedTuple):
-    """A number that was searched: its config field, whether on a logarithmic scale, its values."""
-
-    field: str
-    log: bool
-    values: dict[str, float]  # by setting
-
-
-class Rank(NamedTuple):
-    """A setting, by the last values of the target in its runs.
+class Files(NamedTuple):
+    """What the folder of a run says.
 
     Attributes:
-      setting: in words.
-      mean, deviation, best: over the runs that have the target; None where none, or one, has.
-      best_run: the folder of the best.
-      num: how many have it, pruned ones aside.
-      lost: how many have no finite numbers any more.
-      pruned: how many a search has ended early.
+      workdir: the folder.
+      config: of the run.
+      rows: of metrics.jsonl.
+      starts: of env.json, the oldest first.
+      pictures: by step.
+      step: how far it has come, by its rows, pictures and checkpoints.
     """
 
-    setting: str
-    mean: float | None
-    deviation: float | None
-    best: float | None
-    best_run: Path | None
-    num: int
-    lost: int
-    pruned: int
+    workdir: Path
+    config: ConfigDict
+    rows: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    pictures: dict[int, Path]
+    step: int
 
 
-def rank(
-    settings: dict[str, list[Curve]], target: str, distance: Callable[[float], float]
-) -> list[Rank]:
-    """The settings, the best mean first.
+def write_run_page(workdir: Path, out: Path) -> None:
+    """Writes the page of a run, of what there is of it; no checkpoint is opened, no data read.
 
-    Args:
-      settings: the runs by setting.
-      target: a metric's name; a lost run has none.
-      distance: falls as the target gets better.
+    Raises:
+      app.UsageError: there is no run.
+      OSError: the page cannot be written.
     """
-    found = []
-    for setting, curves in settings.items():
-        values, lost, pruned = {}, 0, 0
-        for curve in curves:
-            if curve.rows and population.is_lost(curve.rows[-1]):
-                lost += 1
-                continue
-            if curve.pruned:
-                pruned += 1
-                continue
-            if points := [row[target] for row in curve.rows if row.get(target) is not None]:
-                values[curve.workdir] = points[-1]
-        mean = statistics.fmean(values.values()) if values else None
-        deviation = statistics.stdev(values.values()) if len(values) > 1 else None
-        best_run = min(values, key=lambda run: distance(values[run]), default=None)
-        best = values[best_run] if best_run else None
-        found.append(Rank(setting, mean, deviation, best, best_run, len(values), lost, pruned))
-    return sorted(found, key=lambda r: math.inf if r.mean is None else distance(r.mean))
+    runs.replace(out, run_page(read_files(workdir)))
 
 
-def ranking_text(ranking: Sequence[Rank], target: str) -> str:
-    """A table for a terminal."""
-    width = max(len(target), *(len(r.setting) for r in ranking))
-    heads = f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}"
-    lines = [f"{target:{width}}{heads}"]
-    for r in ranking:
-        cells = "".join(f"{_figure(x):>11}" for x in (r.mean, r.deviation, r.best))
-        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}")
-    return "\n".join(lines)
+def read_files(workdir: Path) -> Files:
+    """Raises app.UsageError where there is no run."""
+    config = cli.restore_config(runs.flatten(runs.read_config(workdir)))
+    rows, pictures = runs.read_metrics(workdir), runs.sample_paths(workdir)
+    checkpoints = [path.name for path in (workdir / "checkpoints").glob("*")]
+    steps = [int(name) for name in checkpoints if name.isdigit()]
+    step = max([0, *steps, *pictures, *(row["step"] for row in rows[-1:])])
+    return Files(workdir, config, rows, runs.read_starts(workdir), pictures, step)
 
 
-def sweep_page(
-    title: str,
-    settings: dict[str, list[Curve]],
-    ranking: Sequence[Rank],
-    target: str,
-    searched: Sequence[Searched] = (),
-) -> str:
-    """The page: the ranking, what was searched, curves with mean and spread over seeds, samples.
+def run_page(files: Files) -> str:
+    """The page: status, samples, scores, curves, alarms, recipe, command, environment, config.
 
-    Curves and samples are those of as many of the best settings as there are colours.
+    The same files give the same page.
     """
-    drawn = [r.setting for r in ranking[: len(COLOURS)]]
-    colours = dict(zip(drawn, COLOURS))
-    heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned")
-    table = [f"<tr>{''.join(f'<th>{name}</th>' for name in heads)}</tr>"]
-    figures = []
-    for r in ranking:
-        colour = colours.get(r.setting, "none")
-        label = f'<i style="background:{colour}"></i>{html.escape(r.setting)}'
-        numbers = [_figure(x) for x in (r.mean, r.deviation, r.best)]
-        cells = [label, *numbers, str(r.num), str(r.lost), str(r.pruned)]
-        table.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-        pictures = sorted((r.best_run / "samples").glob("*.png")) if r.best_run else []
-        if pictures and r.setting in colours:
-            data = base64.b64encode(pictures[-1].read_bytes()).decode()
-            words = f"{label}: {_figure(r.best)}, {r.best_run.name if r.best_run else ''}"
-            alt = html.escape(f"samples of {r.setting}", quote=True)
-            image = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
-            figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
-    charts = []
-    values = {r.setting: r.mean for r in ranking if r.mean is not None}
-    for number in searched:
-        points = [(number.values[name], y, name) for name, y in values.items()]
-        heading = html.escape(f"{target} over {number.field}")
-        charts.append(f"<h2>{heading}</h2>{scatter(points, number.log, colours)}")
-    for metric in dict.fromkeys((target, *DRAWN)):
-        means = {
-            name: population.mean_and_spread([c.rows for c in settings[name]]) for name in drawn
-        }
-        charts.append(f"<h2>{html.escape(metric)}</h2>{chart(means, metric, colours)}")
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style>",
-            f"<h1>{html.escape(title)}</h1>",
-            f"<p>Ranked by the last <code>{html.escape(target)}</code>: mean and deviation",
-            "over seeds. A lost run has no finite numbers any more, and a pruned one was ended",
-            f"early. Curves and samples: the best {len(drawn)} settings of {len(ranking)}.</p>",
-            f"<table>{''.join(table)}</table>",
-            *charts,
-            "<h2>The last samples of each setting's best run</h2>",
-            *figures,
-            "</html>",
+    folder = files.workdir.resolve()
+    members = sorted(path.parent for path in folder.glob("seed_*/config.json"))
+    title = f"{folder.parent.name}/{folder.name}" if folder.name[:5] == "seed_" else folder.name
+    samples, script = _timeline(files) if not members else (_member_samples(members), "")
+    body = [
+        _status(files),
+        samples,
+        _score_tables(files),
+        _run_charts(files),
+        _alarms(files),
+        _recipe(files),
+        _commands(files),
+        _environment(files),
+        _fields(files),
+    ]
+    return pages.document(title, body, script)
+
+
+def _status(files: Files) -> str:
+    """How far it has come, and how good it is, at a glance."""
+    config, rows, step = files.config, files.rows, files.step
+    last = rows[-1] if rows else {}
+    words = f"not at its end: stopped, killed, or still training at step {step:,}"
+    if population.is_lost(last):
+        words = f"stopped: its numbers are not finite at step {last['step']:,}"
+    elif scores.target_reached(config, last):
+        words = f"done: {config.target.metric} has reached its target, {config.target.value:g}"
+    elif step >= config.num_steps:
+        words = f"done: all {config.num_steps:,} steps"
+    elif not step:
+        words = "not begun: there is no step of it yet"
+    tiles = [
+        ("data", pages.text(config.dataset)),
+        ("recipe", pages.text(config.recipe or "none")),
+        ("step", f"{step:,} of {config.num_steps:,}"),
+        ("images", f"{step * config.batch_size:,}"),
+    ]
+    if rows:
+        tiles.append(("time", _duration(last["seconds"])))
+    metric, best = _best(files)
+    if best:
+        tiles.append(
+            (f"best {_short(metric)}", f"{pages.number(best[metric])} at step {best['step']:,}")
+        )
+    if "members" in last:
+        tiles.append(("runs", f"{last['members']} of {config.population}"))
+    tiles.append(("alarms", str(len(_alarms_of(rows)))))
+    cells = "".join(f"<div><dt>{pages.text(k)}</dt><dd>{v}</dd></div>" for k, v in tiles)
+    words = pages.text(words[0].upper() + words[1:])
+    return f'<p class="status">{words}.</p><dl class="tiles">{cells}</dl>'
+
+
+def _timeline(files: Files) -> tuple[str, str]:
+    """The latest picture, and all, or evenly spaced ones, with a slider; and its script."""
+    steps = _spaced(files.pictures)
+    if not steps:
+        return "<h2>Samples</h2><p>There is no picture yet.</p>", ""
+    frames, batch_size = [], files.config.batch_size
+    for step in steps:
+        words = f"step {step:,}, {step * batch_size:,} images"
+        hidden = "" if step == steps[-1] else " hidden"
+        image = pages.image(files.pictures[step], f"samples at {words}")
+        caption = f"<figcaption>{words[0].upper()}{words[1:]}</figcaption>"
+        frames.append(f'<figure class="frame"{hidden}>{image}{caption}</figure>')
+    latest = frames[-1].replace(' class="frame"', "")
+    if len(steps) == 1:
+        return f'<h2>Samples</h2><div class="pair">{latest}</div>', ""
+    last = len(steps) - 1
+    of = "all" if len(steps) == len(files.pictures) else f"{len(steps)} of the"
+    controls = (
+        '<div class="controls" hidden><button type="button" id="play" aria-label="Play">&#9654;'
+        f'</button><input type="range" id="at" min="0" max="{last}" value="{last}" step="1" '
+        'autocomplete="off" aria-label="Picture of the timeline"></div>'
+    )
+    parts = [
+        '<h2>Samples</h2><div class="pair">',
+        f"<section><h3>Latest</h3>{latest}</section>",
+        f'<section id="timeline"><h3>Over training</h3>{"".join(frames)}{controls}',
+        f"<p>The same latents each time, {of} {len(files.pictures):,} pictures.</p>",
+        "</section></div>",
+    ]
+    return "".join(parts), SCRIPT
+
+
+def _spaced(pictures: dict[int, Path]) -> list[int]:
+    """The steps of all pictures, or of evenly spaced ones, first and last among them."""
+    steps = list(pictures)
+    largest = max((pictures[step].stat().st_size for step in steps), default=1)
+    most = max(2, min(MOST_PICTURES, MOST_BYTES // max(1, largest)))
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _member_samples(members: Sequence[Path]) -> str:
+    """The latest pictures of runs of a population."""
+    figures: list[str] = []
+    for workdir in members:
+        pictures = runs.sample_paths(workdir)
+        if pictures and len(figures) < MOST_MEMBERS:
+            step, path = list(pictures.items())[-1]
+            words = f"{workdir.name}, step {step:,}"
+            image = pages.image(path, f"samples of {words}")
+            figures.append(f"<figure>{image}<figcaption>{pages.text(words)}</figcaption></figure>")
+    shown = f"{len(figures)} of {len(members)} runs; each has a page of its own in its folder."
+    return f'<h2>Samples</h2><div class="charts">{"".join(figures)}</div><p>{shown}</p>'
+
+
+def _score_tables(files: Files) -> str:
+    """The last scores and those of the best step, beside floor and perfect; classes folded up."""
+    scored = [row for row in files.rows if "eval/num_samples" in row]
+    if not scored:
+        none = "not scored yet" if files.config.eval_every else "not scored: eval_every is 0"
+        return f"<h2>Scores</h2><p>It is {none}.</p>"
+    last, num_modes = scored[-1], _num_modes(files)
+    num, floor_num = (int(last.get(f"eval/{x}num_samples", 0)) for x in ("", "floor_"))
+    words = f"Step {last['step']:,}, {num:,} samples"
+    if not num:
+        return f"<h2>Scores</h2><p>{words}: they hold NaN or infinite numbers.</p>"
+    if floor_num:
+        words += f"; the floor is what {floor_num:,} held-out real examples score"
+    metric, best = _best(files)
+    if best:
+        words += f". Best by {_short(metric)} is step {best['step']:,}"
+    heads = ["score", f"step {last['step']:,}", "floor", "perfect", "better", "what it is"]
+    other = best if best and best["step"] != last["step"] else None
+    if other:
+        heads.insert(2, f"step {other['step']:,} (best)")
+    lines: list[list[str]] = []
+    of_classes: list[list[str]] = []
+    for score in scores.compare(last, num_modes):
+        value = pages.number(score.value)
+        if score.deviation is not None:
+            value += f" &plusmn; {pages.number(score.deviation)}"
+        cells = [
+            pages.text(score.name),
+            value,
+            pages.number(score.floor),
+            pages.number(score.perfect),
         ]
+        if other:
+            cells.insert(2, pages.number(other.get(f"eval/{score.name}")))
+        meaning = metrics.METRICS[scores.base_metric(score.name)].meaning
+        chosen = of_classes if CLASS.search(score.name) else lines
+        chosen.append([*cells, pages.text(score.better), pages.text(meaning)])
+    parts = [f"<h2>Scores</h2><p>{pages.text(words)}.</p>"]
+    parts.append(pages.table(heads, lines, "numbers scores"))
+    if of_classes:
+        table = pages.table(heads, of_classes, "numbers scores")
+        parts.append(f"<details><summary>By class</summary>{table}</details>")
+    return "".join(parts)
+
+
+def _run_charts(files: Files) -> str:
+    """A chart a group of what training has logged, then one a score, alarms marked."""
+    rows, config = files.rows, files.config
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    train = [x for x in names if x.startswith("train/") and not x.endswith("_std")]
+    marks = [(row["images"], f"step {row['step']:,}: {text}") for row, text in _alarms_of(rows)]
+    groups = (*GROUPS, ("Penalties", "penalty", tuple(config.penalties)))
+    figures = []
+    for heading, axis, members in groups:
+        chosen = [f"train/{x}" for x in members if f"train/{x}" in train]
+        if chosen:
+            figures.append(_figure_of(heading, axis, rows, chosen, marks))
+        train = [x for x in train if x not in chosen]
+    figures += [_figure_of(_short(x), _short(x), rows, [x], marks) for x in train]
+    of_training = len(figures)
+    last: dict[str, Any] = next((x for x in reversed(rows) if x.get("eval/num_samples")), {})
+    for score in scores.compare(last, _num_modes(files)):
+        if not CLASS.search(score.name):
+            heading = f"{score.name} ({score.better} is better)"
+            levels = {"floor": score.floor} if score.floor is not None else {}
+            name = [f"eval/{score.name}"]
+            figures.append(_figure_of(heading, score.name, rows, name, marks, levels, True))
+    if not figures:
+        return "<h2>Curves</h2><p>There is no row in metrics.jsonl yet.</p>"
+    notes = ["The last value stands beside each name."]
+    if len(rows) > charts.MOST_POINTS:
+        notes.append(
+            f"Of {len(rows):,} rows a curve shows at most {charts.MOST_POINTS}: of each stretch "
+            "the least and the greatest."
+        )
+    if marks:
+        notes.append("A triangle is an alarm.")
+    if len(figures) > of_training:
+        notes.append("A dashed line is the floor.")
+    return f'<h2>Curves</h2><p>{" ".join(notes)}</p><div class="charts">{"".join(figures)}</div>'
+
+
+def _figure_of(
+    heading: str,
+    axis: str,
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    marks: Sequence[tuple[float, str]],
+    levels: dict[str, float] | None = None,
+    dots: bool = False,
+) -> str:
+    """A chart of some metrics under its heading, a legend with the last values between."""
+    curves = {_short(name): charts.points(rows, name) for name in names}
+    colours = dict(zip(curves, itertools.cycle(charts.COLOURS)))
+    legend = []
+    for name, curve in curves.items():
+        last = pages.number(curve[-1].value) if curve else "-"
+        label = f'<i style="background:{colours[name]}"></i>{pages.text(name)} '
+        legend.append(f"<span>{'' if name == axis else label}{last}</span>")
+    few = dots and all(len(curve) <= MOST_DOTS for curve in curves.values())
+    drawn = charts.chart(curves, colours, axis, levels, marks, few, True, CHART)
+    title = f"<b>{pages.text(heading)}</b> {' '.join(legend)}"
+    return f"<figure><figcaption>{title}</figcaption>{drawn}</figure>"
+
+
+def _alarms(files: Files) -> str:
+    """The last of them, newest first."""
+    found = _alarms_of(files.rows)
+    if not found:
+        return "<h2>Alarms</h2><p>There was none.</p>"
+    lines = [[f"{row['step']:,}", pages.text(text)] for row, text in reversed(found[-MOST_ALARMS:])]
+    more = f"<p>The last {MOST_ALARMS} of {len(found):,}.</p>" if len(found) > MOST_ALARMS else ""
+    return f"<h2>Alarms</h2>{more}{pages.table(['step', 'what'], lines, 'words')}"
+
+
+def _recipe(files: Files) -> str:
+    """What --describe says without compiling."""
+    facts = files.starts[-1].get("dataset") if files.starts else None
+    lines = describe.words(files.config, facts or {}).splitlines()
+    items = "".join(f"<li>{pages.text(line)}</li>" for line in lines)
+    return f"<h2>Recipe</h2><ul>{items}</ul>"
+
+
+def _commands(files: Files) -> str:
+    """What was typed, of several starts each other one, at the code that it was typed at."""
+    blocks = []
+    for start in files.starts:
+        lines = [f"python {shlex.join(map(str, start.get('command') or []))}"]
+        revision = start.get("git_revision")
+        if revision:
+            lines.insert(0, f"git checkout {shlex.quote(revision.removesuffix('-dirty'))}")
+        if lines not in blocks and start.get("command"):
+            blocks.append(lines)
+    if not blocks:
+        return "<h2>Command</h2><p>env.json does not say.</p>"
+    words = "The same again, with another --workdir, gives the same run: a click selects all."
+    if len(blocks) > 1:
+        words += " It was started more than once: one after the other, in one folder."
+    if any(str(start.get("git_revision")).endswith("-dirty") for start in files.starts):
+        words += " The code had changes that were not committed."
+    shown = "".join(
+        f"<pre><code>{pages.text(chr(10).join(lines))}</code></pre>" for lines in blocks
+    )
+    return f"<h2>Command</h2><p>{words}</p>{shown}"
+
+
+def _environment(files: Files) -> str:
+    """Of the last start."""
+    if not files.starts:
+        return "<h2>Environment</h2><p>env.json cannot be read.</p>"
+    start = files.starts[-1]
+    facts = {"git revision": start.get("git_revision") or "none: not a git checkout"}
+    facts |= {"devices": ", ".join(map(str, start.get("devices", [])))}
+    facts |= {name: start.get(name) for name in ("platform", "python")}
+    facts |= start.get("versions", {})
+    facts |= {"starts": len(files.starts)}
+    lines = [[pages.text(name), pages.text(value)] for name, value in facts.items()]
+    return f"<h2>Environment</h2>{pages.table(['what', 'which'], lines, 'words')}"
+
+
+def _fields(files: Files) -> str:
+    """The fields that differ from their defaults, then all."""
+    usual = runs.flatten(default.get_config().to_dict())
+    fields = runs.flatten(files.config.to_dict())
+    changed = [
+        [pages.text(name), pages.text(json.dumps(value)), pages.text(json.dumps(usual[name]))]
+        for name, value in fields.items()
+        if value != usual[name]
+    ]
+    every = [[pages.text(name), pages.text(json.dumps(value))] for name, value in fields.items()]
+    return (
+        "<h2>Config</h2><p>What differs from configs/default.py:</p>"
+        f"{pages.table(['field', 'here', 'by default'], changed, 'words')}"
+        f"<details><summary>All {len(fields)} fields</summary>"
+        f"{pages.table(['field', 'here'], every, 'words')}</details>"
     )
 
 
-def chart(means: dict[str, list[dict[str, Any]]], metric: str, colours: dict[str, str]) -> str:
-    """An SVG of a metric over images: a line a setting, in a band of a standard deviation.
-
-    Args:
-      means: by setting, rows of `population.mean_and_spread`.
-      metric: which of their figures.
-      colours: by setting.
-    """
-    curves = {
-        name: [
-            (row["images"], row[metric], row.get(f"{metric}_std", 0.0))
-            for row in rows
-            if metric in row
-        ]
-        for name, rows in means.items()
-    }
-    points = [point for curve in curves.values() for point in curve]
-    if not points:
-        return "<p>No run has it yet.</p>"
-    last = max(x for x, _, _ in points)
-    low, high = min(y - s for _, y, s in points), max(y + s for _, y, s in points)
-    span = (high - low) or 1.0
-    ticks = [f"{last * i / 4:,.0f}" for i in range(5)]
-    parts = _axes([*ticks[:4], f"{ticks[4]} images"], low, span)
-    for name, curve in curves.items():
-        if not curve:
-            continue
-        line, above, below = (
-            [_place(x / last, (y + side * s - low) / span) for x, y, s in curve]
-            for side in (0, 1, -1)
-        )
-        colour, words = colours[name], f"<title>{html.escape(name)}</title>"
-        band = " ".join(above + below[::-1])
-        parts.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>')
-        drawn = f'<polyline points="{" ".join(line)}" fill="none" stroke="{colour}"'
-        parts.append(f'{drawn} stroke-width="2">{words}</polyline>')
-        parts.append(_dot(line[-1], colour, name))
-    return _svg(parts)
+def _best(files: Files) -> tuple[str, dict[str, Any] | None]:
+    """The metric that the best checkpoint is kept by, and the row of that one."""
+    names = dict.fromkeys(name for row in files.rows for name in row)
+    metric = files.config.best_metric or scores.best_metric(names)
+    step = scores.best_step(files.rows, metric)
+    return metric or "", next((row for row in files.rows if row["step"] == step), None)
 
 
-def scatter(points: list[tuple[float, float, str]], log: bool, colours: dict[str, str]) -> str:
-    """An SVG of a metric over a number that was searched: a dot a setting.
-
-    Args:
-      points: number, metric, setting.
-      log: whether the number's scale is logarithmic.
-      colours: by setting; another one's is grey.
-    """
-    if not points:
-        return "<p>No run has it yet.</p>"
-    scale, back = (math.log, math.exp) if log else (float, float)
-    xs = [scale(x) for x, _, _ in points]
-    left, low = min(xs), min(y for _, y, _ in points)
-    width, span = (max(xs) - left) or 1.0, (max(y for _, y, _ in points) - low) or 1.0
-    parts = _axes([f"{back(left + width * i / 4):.3g}" for i in range(5)], low, span)
-    for x, (_, y, name) in zip(xs, points):
-        place = _place((x - left) / width, (y - low) / span)
-        parts.append(_dot(place, colours.get(name, "#bbb"), name))
-    return _svg(parts)
+def _num_modes(files: Files) -> int | None:
+    """How many there are to be found: the centres of a toy, the classes of images."""
+    toy = data.TOYS.get(files.config.dataset)
+    if toy:
+        return len(toy().centres)
+    facts = files.starts[-1].get("dataset") if files.starts else None
+    return (facts or {}).get("num_classes")
 
 
-def _axes(ticks: list[str], low: float, span: float) -> list[str]:
-    """Five lines with the numbers of the height, and the words under the width."""
-    parts = []
-    for i, words in enumerate(ticks):
-        part = i / (len(ticks) - 1)
-        (x1, y), (x2, _) = (_place(side, part).split(",") for side in (0, 1))
-        parts.append(f'<line x1="{x1}" y1="{y}" x2="{x2}" y2="{y}" stroke="#ddd"/>')
-        number = f"{low + span * part:.3g}"
-        parts.append(f'<text x="{LEFT - 6}" y="{y}" text-anchor="end" dy="4">{number}</text>')
-        x = _place(part, 0).split(",")[0]
-        anchor = "end" if part == 1 else "middle"
-        parts.append(f'<text x="{x}" y="{HEIGHT - 8}" text-anchor="{anchor}">{words}</text>')
-    return parts
+def _alarms_of(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    """Rows and what they raise, in words; and where numbers of training begin not to be finite."""
+    found, lost = [], False
+    for row in rows:
+        if population.is_lost(row) and not lost:
+            found.append((row, LOST))
+        lost = population.is_lost(row)
+        found += [(row, text) for text in row.get("alarms", [])]
+    return found
 
 
-def _place(across: float, up: float) -> str:
-    """Of parts of a chart's width and height, its SVG coordinates."""
-    x = LEFT + (WIDTH - LEFT - 10) * across
-    return f"{x:.1f},{(HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - 10) * up:.1f}"
+def _short(name: str) -> str:
+    return name.partition("/")[2]
 
 
-def _dot(place: str, colour: str, name: str) -> str:
-    x, y = place.split(",")
-    title = f"<title>{html.escape(name)}</title>"
-    return f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}">{title}</circle>'
-
-
-def _svg(parts: list[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -124,9 +124,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def create(workdir: Path, config: ConfigDict, resuming: bool) -> IO:
+def create(
+    workdir: Path, config: ConfigDict, resuming: bool, dataset: dict[str, Any] | None = None
+) -> IO:
     """Makes the folder, and writes down the config and, one entry a start, the environment.
 
+    Args:
+      dataset: what env.json is to say of the data set.
     Returns:
       A file whose closing, or the end of the process, lets another process train in the folder.
     Raises:
@@ -137,13 +141,14 @@ def create(workdir: Path, config: ConfigDict, resuming: bool) -> IO:
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         lock = _lock(workdir / "env.json")
         if resuming:
-            starts = _read_starts(workdir)
+            starts = read_starts(workdir)
         else:
             (workdir / "config.json").touch(exist_ok=False)
         replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
         lock.seek(0)
         lock.truncate()
-        lock.write(json.dumps({**environment(), "earlier_starts": starts}, indent=2) + "\n")
+        start = {**environment(), "dataset": dataset or {}, "earlier_starts": starts}
+        lock.write(json.dumps(start, indent=2) + "\n")
         lock.flush()
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}: {error.filename}") from error
@@ -163,8 +168,8 @@ def _lock(path: Path) -> IO:
     return file
 
 
-def _read_starts(workdir: Path) -> list[dict[str, Any]]:
-    """The environments of the starts so far, the oldest first."""
+def read_starts(workdir: Path) -> list[dict[str, Any]]:
+    """The environments of the starts so far, the oldest first; empty where they cannot be read."""
     try:
         latest = json.loads((workdir / "env.json").read_text())
         return [*latest.pop("earlier_starts", []), latest]
@@ -306,6 +311,13 @@ def sample_path(workdir: Path, step: int) -> Path:
     return workdir / "samples" / f"step_{step:08d}.png"
 
 
+def sample_paths(workdir: Path) -> dict[int, Path]:
+    """The pictures there are, by their steps, the first one first."""
+    paths = sorted((workdir / "samples").glob("step_*.png"))
+    steps = (path.stem.removeprefix("step_") for path in paths)
+    return {int(step): path for step, path in zip(steps, paths) if step.isdigit()}
+
+
 def draw(fake: np.ndarray, real: np.ndarray, columns: int | None = None) -> Image.Image:
     """A picture of generated images, or of points beside some real ones."""
     return draw_grid(fake, columns) if fake.ndim == 4 else draw_points(fake, real[:1_000])
@@ -407,6 +419,7 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
         ("pictures", "samples"),
         ("metrics", "metrics.jsonl"),
         ("checkpoints", "checkpoints"),
+        ("page", "report.html"),
     ):
         if (workdir / place).exists():
             lines.append(f"  {name:12} {workdir / place}")
@@ -417,8 +430,11 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
 def replace(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _git_revision() -> str | None:

@@ -9,6 +9,7 @@ directions  what moving along closed-form directions changes; with --pca along p
 invert      held-out images, and the nearest that the generator makes
 neighbours  samples beside the training images nearest to them
 export      a file that jax alone reads and calls: exports.py
+report      the run's page, anew
 
 The modes' defaults are seconds on two cores. What a flag would not change is refused.
 """
@@ -34,6 +35,7 @@ import gan as gans
 import latents
 import metrics
 import pictures
+import report
 import runs
 import scores
 
@@ -93,7 +95,7 @@ def main(argv: list[str]) -> None:
     mode = MODES[MODE.value]
     for name in ("step", "truncation", "rows", "columns", "seed", "classes", "pca"):
         if flags.FLAGS[name].present and name not in mode.flags:
-            heeded = ", ".join(f"--{name}" for name in mode.flags)
+            heeded = ", ".join(f"--{name}" for name in mode.flags) or "--out alone"
             raise app.UsageError(
                 f"--{name} changes nothing in --mode={MODE.value}, which heeds {heeded}"
             )
@@ -398,6 +400,7 @@ MODES = {
     "invert": Mode(invert, "invert.png", PICTURES, ("step", "columns", "seed")),
     "neighbours": Mode(neighbours, "neighbours.png", PICTURES, DRAWN),
     "export": Mode(export, "generator.jax", (), ("step", "seed", "truncation")),
+    "report": Mode(report.write_run_page, "report.html", (".html",), ()),
 }
 MODE = flags.DEFINE_enum("mode", "grid", list(MODES), "What is made: see above.")
 

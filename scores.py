@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -179,21 +179,96 @@ def base_metric(name: str) -> str:
     return max((base for base in metrics.METRICS if name.startswith(base)), key=len)
 
 
-def perfect(judge: Judge, name: str, num_samples: int) -> float | None:
-    """What a perfect generator scores at so many samples; None where only the floor can tell."""
-    metric = metrics.METRICS[base_metric(name)]
-    return metric.perfect(num_samples, judge.num_modes or 0) if metric.perfect else None
+def perfect(name: str, num_samples: int, num_modes: int | None) -> float | None:
+    """What a perfect generator scores at so many samples; None where only the floor can tell.
+
+    And where it depends on the number of modes, and that is not known.
+    """
+    base = base_metric(name)
+    formula = metrics.METRICS[base].perfect
+    if formula is None or (num_modes is None and base in ("modes", "mode_kl")):
+        return None
+    return formula(num_samples, num_modes or 0)
 
 
-def best_metric(judge: Judge) -> str | None:
+def best_metric(names: Iterable[str]) -> str | None:
     """The metric by which the best checkpoint is kept, where the config names none.
 
     FID, if it is there, or another Frechet distance, or of a toy high quality; else None.
+
+    Args:
+      names: of the metrics there are, as `metric_names` or a row of metrics.jsonl has them.
     """
-    if judge.mixture:
-        return "eval/high_quality"
-    distances = [name for name in metric_names(judge) if base_metric(name) == "fd"]
-    return "eval/fid" if "eval/fid" in distances else next(iter(distances), None)
+    names = [name for name in names if name.startswith("eval/")]
+    distances = [name for name in names if name.startswith(("eval/fid", "eval/fd_"))]
+    for name in ("eval/high_quality", "eval/fid", *distances):
+        if name in names:
+            return name
+    return None
+
+
+def best_step(rows: Sequence[dict[str, Any]], metric: str | None) -> int | None:
+    """The step whose row has the best value of a metric, the first of equals; None without one."""
+    if metric is None:
+        return None
+    scored = [row for row in rows if row.get(metric) is not None]
+    if not scored:
+        return None
+    return min(scored, key=lambda row: distance_from_best(metric, row[metric]))["step"]
+
+
+def target_reached(config: ConfigDict, row: dict[str, Any]) -> bool:
+    """Whether the row of metrics.jsonl has the preset figure, or a better one."""
+    name, target = config.target.metric, config.target.value
+    value = row.get(name)
+    if value is None:
+        return False
+    return distance_from_best(name, value) <= distance_from_best(name, target)
+
+
+class Compared(NamedTuple):
+    """A score beside what it is held against; what there is none of is None.
+
+    Attributes:
+      name: without eval/.
+      value: the score.
+      deviation: over repeated draws, or over the runs of a population.
+      floor: what held-out real examples score.
+      perfect: what a perfect generator scores at so many samples.
+      better: 'lower', 'higher', or the value that is best.
+    """
+
+    name: str
+    value: float | None
+    deviation: float | None
+    floor: float | None
+    perfect: float | None
+    better: str | float
+
+
+def compare(result: dict[str, Any], num_modes: int | None) -> list[Compared]:
+    """The scores of a result of `evaluate`, or of a row of metrics.jsonl, as lines of a table.
+
+    Args:
+      result: with `eval/num_samples`, and as ..._std deviations where there are any.
+      num_modes: how many there are to be found, where that is known.
+    """
+    lines = []
+    for name, value in result.items():
+        short = name.removeprefix("eval/")
+        if short == name or short.endswith(("_std", "num_samples")) or short.startswith("floor_"):
+            continue
+        lines.append(
+            Compared(
+                short,
+                value,
+                result.get(f"{name}_std"),
+                result.get(f"eval/floor_{short}"),
+                perfect(name, int(result["eval/num_samples"]), num_modes),
+                metrics.METRICS[base_metric(name)].better,
+            )
+        )
+    return lines
 
 
 def distance_from_best(name: str, value: float) -> float:

@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 import checks
 import cli
 import population
-import report
+import ranking
 import runs
 import runtime
 import scores
@@ -253,7 +253,7 @@ def choose_target(run: Run, name: str | None) -> str:
       app.UsageError: it is never written.
     """
     config = run.config.copy_and_resolve_references()
-    usual = config.best_metric or scores.best_metric(run.prepared.judge)
+    usual = config.best_metric or scores.best_metric(scores.metric_names(run.prepared.judge))
     config.target.metric = name or (usual if config.eval_every and usual else "train/g_loss")
     try:
         checks.check_metrics(config, run.prepared.gan, run.prepared.judge)
@@ -466,16 +466,16 @@ def results_of(sweep: Sweep, study: search.Study) -> list[Result]:
     return results
 
 
-def rank_results(sweep: Sweep, results: Sequence[Result]) -> list[report.Rank]:
+def rank_results(sweep: Sweep, results: Sequence[Result]) -> list[ranking.Rank]:
     distance = functools.partial(scores.distance_from_best, sweep.target)
-    return report.rank(curves_of(results), sweep.target, distance)
+    return ranking.rank(curves_of(results), sweep.target, distance)
 
 
-def curves_of(results: Sequence[Result]) -> dict[str, list[report.Curve]]:
+def curves_of(results: Sequence[Result]) -> dict[str, list[ranking.Curve]]:
     """By setting."""
-    curves: dict[str, list[report.Curve]] = {}
+    curves: dict[str, list[ranking.Curve]] = {}
     for result in results:
-        curve = report.Curve(result.workdir, result.rows, result.state == "pruned")
+        curve = ranking.Curve(result.workdir, result.rows, result.state == "pruned")
         curves.setdefault(setting_name(result.setting), []).append(curve)
     return curves
 
@@ -491,11 +491,11 @@ def write(sweep: Sweep, results: Sequence[Result], aloud: bool = False) -> None:
     writer.writeheader()
     writer.writerows(lines)
     runs.replace(sweep.workdir / "sweep.csv", table.getvalue())
-    ranking = rank_results(sweep, results)
+    ranked = rank_results(sweep, results)
     if aloud:
-        print(report.ranking_text(ranking, sweep.target), flush=True)
+        print(ranking.ranking_text(ranked, sweep.target), flush=True)
     searched = [
-        report.Searched(
+        ranking.Searched(
             field,
             values.log,
             {setting_name(r.setting): float(r.setting[field]) for r in results},
@@ -504,7 +504,7 @@ def write(sweep: Sweep, results: Sequence[Result], aloud: bool = False) -> None:
         if isinstance(values, search.Range)
     ]
     curves = curves_of(results)
-    page = report.sweep_page(sweep.workdir.name, curves, ranking, sweep.target, searched)
+    page = ranking.sweep_page(sweep.workdir.name, curves, ranked, sweep.target, searched)
     runs.replace(sweep.workdir / "sweep.html", page)
 
 

@@ -35,6 +35,7 @@ import data
 import describe
 import gan as gans
 import population
+import report
 import runs
 import runtime
 import scores
@@ -310,7 +311,7 @@ def train_together(
     start = compiled = time.perf_counter()
     seconds_before, first_step, evaluating = members[0].log.last["seconds"], step, 0.0
     compiled_step = step
-    reached = target_reached(config, members[0].log.last)
+    reached = scores.target_reached(config, members[0].log.last)
     stopped = num_members == 1 and population.is_lost(members[0].log.last)
     if stopped:
         way = "--config.on_nan=rollback goes on from the last checkpoint"
@@ -376,7 +377,7 @@ def train_together(
                 for i, row in rows.items():
                     if row:
                         report_row(members[i], step, row, seconds)
-                        reached = reached or target_reached(config, members[i].log.last)
+                        reached |= scores.target_reached(config, members[i].log.last)
                         ending |= num_members == 1 and watch(members[i].log.last)
                 if _due(step, config.sample_every, last or reached):
                     for i in going:
@@ -402,6 +403,8 @@ def train_together(
                 configs, workdirs, folder, None, stop, None, watch, training.prepared, again
             )
         keep_lost(folder, step, population.member(state, 0))
+    for member in members:
+        write_page(member.workdir)
     if reached:
         value = members[0].log.last[config.target.metric]
         print(f"Reached {config.target.metric} = {value:.4g}")
@@ -498,7 +501,7 @@ def train_population(
     """
     resuming = runs.check(workdir, config)
     prepared = prepare(config)
-    with runs.create(workdir, config, resuming):
+    with runs.create(workdir, config, resuming, prepared.dataset.facts):
         configs, workdirs = members_of(config, workdir)
         train_members(
             configs, workdirs, workdir, init_from, stop, profile, together, max_members, prepared
@@ -507,6 +510,7 @@ def train_population(
         for row in population.mean_and_spread([runs.read_metrics(place) for place in workdirs]):
             log.write(row.pop("step"), row.pop("images"), row.pop("seconds"), row)
         log.close()
+        write_page(workdir)
     print(f"{config.population} runs, mean and spread: {workdir / 'metrics.jsonl'}")
 
 
@@ -548,7 +552,7 @@ def begin(
             config.steps_per_call = stored or steps_per_call(gan, abstract_state)
     if profile:
         make_folder(profile)
-    locks = [runs.create(*run) for run in zip(workdirs, configs, resuming)]
+    locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
     checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
     state = state or draw()
     notes = []
@@ -580,7 +584,7 @@ def begin(
             gans.draw_latents(gan, picture_key, NUM_SAMPLES),
             picture_key,
             jax.random.fold_in(key, scores.EVAL_KEY),
-            config.best_metric or scores.best_metric(judge),
+            config.best_metric or scores.best_metric(scores.metric_names(judge)),
         )
         if member.checkpoints is not checkpoints:
             member.checkpoints.set_aside(int(state.step))
@@ -599,6 +603,14 @@ def close(training: Training) -> None:
             if member.checkpoints is not training.checkpoints:
                 last_to_first.callback(member.checkpoints.close)
             last_to_first.callback(member.log.close)
+
+
+def write_page(workdir: Path) -> None:
+    """Writes report.html; where it cannot be a line says why, for all else of the run is there."""
+    try:
+        report.write_run_page(workdir, workdir / "report.html")
+    except Exception as error:
+        tqdm.write(f"{workdir}: no report.html: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def report_row(member: Member, step: int, row: dict[str, float], seconds: float) -> None:
@@ -665,7 +677,7 @@ def roll_back(state: gans.GanState, before: int, rollbacks: int) -> gans.GanStat
 
 def find_best(member: Member) -> None:
     """Tells the checkpoints which of them is the best so far."""
-    member.checkpoints.best_step = best_step(member.log.rows, member.best_metric)
+    member.checkpoints.best_step = scores.best_step(member.log.rows, member.best_metric)
 
 
 def make_folder(profile: Path) -> None:
@@ -674,25 +686,6 @@ def make_folder(profile: Path) -> None:
         profile.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise app.UsageError(f"profile {profile}: {error.strerror}") from error
-
-
-def target_reached(config: ConfigDict, row: dict[str, Any]) -> bool:
-    """Whether the row of metrics.jsonl has the preset figure, or a better one."""
-    name, target = config.target.metric, config.target.value
-    value = row.get(name)
-    if value is None:
-        return False
-    return scores.distance_from_best(name, value) <= scores.distance_from_best(name, target)
-
-
-def best_step(rows: list[dict[str, Any]], metric: str | None) -> int | None:
-    """The step whose row has the best value of a metric, the first of equals; None without one."""
-    if metric is None:
-        return None
-    scored = [row for row in rows if row.get(metric) is not None]
-    if not scored:
-        return None
-    return min(scored, key=lambda row: scores.distance_from_best(metric, row[metric]))["step"]
 
 
 def read_donor(workdir: Path, abstract_state: gans.GanState) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""Which setting of a sweep is the best: a ranking for a terminal, and the sweep's page."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import charts
+import pages
+import population
+import runs
+
+DRAWN = ("train/d_loss", "train/g_loss")  # a sweep's curves beside the target's
+
+
+class Curve(NamedTuple):
+    """A run: its folder, the rows of its metrics.jsonl, whether a search has ended it early."""
+
+    workdir: Path
+    rows: list[dict[str, Any]]
+    pruned: bool = False
+
+
+class Searched(NamedTuple):
+    """A number that was searched: its config field, whether on a logarithmic scale, its values."""
+
+    field: str
+    log: bool
+    values: dict[str, float]  # by setting
+
+
+class Rank(NamedTuple):
+    """A setting, by the last values of the target in its runs.
+
+    Attributes:
+      setting: in words.
+      mean, deviation, best: over the runs that have the target; None where none, or one, has.
+      best_run: the folder of the best.
+      num: how many have it, pruned ones aside.
+      lost: how many have no finite numbers any more.
+      pruned: how many a search has ended early.
+    """
+
+    setting: str
+    mean: float | None
+    deviation: float | None
+    best: float | None
+    best_run: Path | None
+    num: int
+    lost: int
+    pruned: int
+
+
+def rank(
+    settings: dict[str, list[Curve]], target: str, distance: Callable[[float], float]
+) -> list[Rank]:
+    """The settings, the best mean first.
+
+    Args:
+      settings: the runs by setting.
+      target: a metric's name; a lost run has none.
+      distance: falls as the target gets better.
+    """
+    found = []
+    for setting, curves in settings.items():
+        values, lost, pruned = {}, 0, 0
+        for curve in curves:
+            if curve.rows and population.is_lost(curve.rows[-1]):
+                lost += 1
+                continue
+            if curve.pruned:
+                pruned += 1
+                continue
+            if points := [row[target] for row in curve.rows if row.get(target) is not None]:
+                values[curve.workdir] = points[-1]
+        mean = statistics.fmean(values.values()) if values else None
+        deviation = statistics.stdev(values.values()) if len(values) > 1 else None
+        best_run = min(values, key=lambda run: distance(values[run]), default=None)
+        best = values[best_run] if best_run else None
+        found.append(Rank(setting, mean, deviation, best, best_run, len(values), lost, pruned))
+    return sorted(found, key=lambda r: math.inf if r.mean is None else distance(r.mean))
+
+
+def ranking_text(ranking: Sequence[Rank], target: str) -> str:
+    """A table for a terminal."""
+    width = max(len(target), *(len(r.setting) for r in ranking))
+    heads = f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}"
+    lines = [f"{target:{width}}{heads}"]
+    for r in ranking:
+        cells = "".join(f"{_figure(x):>11}" for x in (r.mean, r.deviation, r.best))
+        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}")
+    return "\n".join(lines)
+
+
+def sweep_page(
+    title: str,
+    settings: dict[str, list[Curve]],
+    ranking: Sequence[Rank],
+    target: str,
+    searched: Sequence[Searched] = (),
+) -> str:
+    """The page: the ranking, what was searched, curves with mean and spread over seeds, samples.
+
+    Curves and samples are those of as many of the best settings as there are colours.
+    """
+    drawn = [r.setting for r in ranking[: len(charts.COLOURS)]]
+    colours = dict(zip(drawn, charts.COLOURS))
+    lines, figures = [], []
+    for r in ranking:
+        colour = colours.get(r.setting, "none")
+        label = f'<i style="background:{colour}"></i>{pages.text(r.setting)}'
+        numbers = [_figure(x) for x in (r.mean, r.deviation, r.best)]
+        lines.append([label, *numbers, str(r.num), str(r.lost), str(r.pruned)])
+        pictures = runs.sample_paths(r.best_run) if r.best_run else {}
+        if pictures and r.best_run and r.setting in colours:
+            image = pages.image(list(pictures.values())[-1], f"samples of {r.setting}")
+            words = f"{label}: {_figure(r.best)}, {pages.text(r.best_run.name)}"
+            figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
+    drawings = []
+    values = {r.setting: r.mean for r in ranking if r.mean is not None}
+    for number in searched:
+        points = [(number.values[name], y, name) for name, y in values.items()]
+        chart = charts.scatter(points, number.log, colours, (number.field, target))
+        drawings.append(f"<h2>{pages.text(f'{target} over {number.field}')}</h2>{chart}")
+    means = {name: population.mean_and_spread([c.rows for c in settings[name]]) for name in drawn}
+    for metric in dict.fromkeys((target, *DRAWN)):
+        curves = {name: charts.points(rows, metric) for name, rows in means.items()}
+        chart = charts.chart(curves, colours, metric)
+        drawings.append(f"<h2>{pages.text(metric)}</h2>{chart}")
+    heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned")
+    body = [
+        f"<p>Ranked by the last <code>{pages.text(target)}</code>: mean and deviation",
+        "over seeds. A lost run has no finite numbers any more, and a pruned one was ended",
+        f"early. Curves and samples: the best {len(drawn)} settings of {len(ranking)}.</p>",
+        pages.table(heads, lines),
+        *drawings,
+        "<h2>The last samples of each setting's best run</h2>",
+        f'<div class="charts">{"".join(figures)}</div>',
+    ]
+    return pages.document(title, body)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
