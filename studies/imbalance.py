@@ -81,11 +81,11 @@ class Sizes(NamedTuple):
     others: int
 
 
-SIZES = {"mnist": Sizes(4_000, 30, 500), "digits": Sizes(60, 13, 50)}
+SIZES = {"mnist": Sizes(4_000, 30, 500), "digits": Sizes(100, 13, 25)}
 RATIO = 100.0
 NUM_SAMPLES = 5_000
 RAREST = 3  # classes of which the figure shows samples
-SHOWN = 8  # of a class
+SHOWN = 6  # of a class
 TITLES = {
     "long_tail": "A long tail, 100 to 1; `rarest` is the mean of the three rarest classes.",
     "few": "A few images, equally many of each class.",
@@ -382,7 +382,7 @@ def draw_long_tail(rows: Sequence[dict[str, Any]]) -> Figure:
         if name == "share":
             axes.axhline(1 / len(counts), color="#bbbbbb", zorder=0)
             axes.text(0, 1 / len(counts), "wanted", va="bottom", color="#777777")
-        if name in ("share", "fd"):
+        if name == "fd":
             axes.set_yscale("log")
         axes.set_title(title)
         axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts], rotation=45)
