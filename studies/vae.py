@@ -9,8 +9,9 @@ layer as its encoder: it gives mean and log variance of a Gaussian of 100 latent
 the generator's Adam, and of both the moving average is scored.
 
 What the VAE says of an image: every pixel is Gaussian around the decoder's output, all with one
-standard deviation, which is learnt (Rybkin et al. 2021): it weighs error against divergence, and no
-number has to be chosen. Bernoulli would be no likelihood of grey levels.
+standard deviation, which weighs error against divergence. It is learnt (Rybkin et al. 2021), or, in
+a second VAE, stated: 64 grey levels (0.5 in the images' scale), near the weight at which VAEs are
+mostly shown. Bernoulli would be no likelihood of grey levels.
 
 The bound is of grey levels, 0 to 255, with uniform noise of one level added (Theis et al. 2016,
 section 3.1): the density of such an image bounds the probability of its levels from below. So it
@@ -18,7 +19,7 @@ compares with models of 8-bit images; 8 bits a pixel is what knows nothing. Bina
 do not compare with it. A GAN has no such bound.
 
 Samples of the VAE are scored twice: the decoder's output, as papers show it, and with the noise
-that the model says is there, which is what the bound is of.
+that the model says is there, which is what the bound is of. Of the second VAE the output alone.
 
 A second start goes on where the first has stopped; a VAE that was stopped on its way begins again.
 """
@@ -61,8 +62,10 @@ from optimizers import OPTIMIZERS, optimizer_fields  # noqa: E402
 BASE = ["generator.name=dcgan", "generator.width=16", "batch_size=64", "sample_every=0"]
 BASE += ["eval_every=0"]
 LEVELS = 127.5  # grey levels in a unit of the images' scale, [-1, 1]
-GAN, MEANS, NOISY, REAL = "GAN", "VAE", "VAE with noise", "real, held out"
-COLOURS = dict(zip((GAN, MEANS, NOISY), report.COLOURS)) | {REAL: report.COLOURS[7]}
+STATED = 0.5  # a pixel's deviation in that scale
+GAN, MEANS, NOISY, WIDE, REAL = "GAN", "VAE", "VAE with noise", "VAE, 64 levels", "real, held out"
+MODELS = GAN, MEANS, NOISY, WIDE
+COLOURS = dict(zip(MODELS, report.COLOURS))
 SCORES = {
     "eval/fd_classifier": "Frechet distance",
     "sharpness": "sharpness",
@@ -77,7 +80,7 @@ OF_VAE = {
     "deviation": "pixel's deviation",
     "error": "error of reconstruction",
 }
-SHOWN = 30, 5  # images of a grid, and its columns
+SHOWN = 24, 4  # images of a grid, and its columns
 BATCH = 500  # of held-out images
 TIMED = 30  # steps
 
@@ -106,12 +109,21 @@ class Encoder(nn.Module):
 
 
 class Vae(NamedTuple):
-    """What is fixed: the GAN whose generator decodes, the encoder, Adam's numbers, the average."""
+    """What is fixed.
+
+    Attributes:
+      gan: whose generator decodes.
+      encoder: of images.
+      optimizer: the numbers of the generator's.
+      half_life: of the moving average, in images.
+      deviation: of a pixel, in the images' scale; None: it is learnt.
+    """
 
     gan: gans.Gan
     encoder: Encoder
     optimizer: tuple[tuple[str, float], ...]
     half_life: float
+    deviation: float | None = None
 
 
 class Numbers(NamedTuple):
@@ -138,7 +150,7 @@ def main(argv: list[str]) -> None:
     read_config(0)
     rows = []
     for seed in range(SEEDS.value):
-        for method in (GAN, MEANS):
+        for method in (GAN, MEANS, WIDE):
             found = train_and_score(method, seed)
             for row in found:
                 figures = [f"{words} {row[name]:.3g}" for name, words in SCORES.items()]
@@ -172,8 +184,8 @@ def held_out() -> np.ndarray:
 
 def path(method: str, seed: int, suffix: str = "") -> Path:
     """A run's folder, or the file beside it."""
-    words = [DATASET.value, method, str(NUM_STEPS.value), str(seed)]
-    return Path(RUNS.value) / f"vae-{'-'.join(words)}{suffix}"
+    words = [DATASET.value, method.replace(", ", "_"), str(NUM_STEPS.value), str(seed)]
+    return Path(RUNS.value) / f"vae-{'-'.join(words).replace(' ', '_')}{suffix}"
 
 
 def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
@@ -204,8 +216,8 @@ def in_levels(nats: float, dimensions: int) -> float:
     return nats + dimensions * math.log(LEVELS)
 
 
-def make_vae(gan: gans.Gan, config: ConfigDict) -> Vae:
-    """The VAE beside a GAN."""
+def make_vae(gan: gans.Gan, config: ConfigDict, deviation: float | None = None) -> Vae:
+    """The VAE beside a GAN; its pixels' deviation is learnt where none is given."""
     fields = optimizer_fields(gan.generator_optimizer)
     numbers = config.optimizer.generator
     judge: Any = gan.discriminator
@@ -214,6 +226,7 @@ def make_vae(gan: gans.Gan, config: ConfigDict) -> Vae:
         Encoder(gan.latent_dim, judge.width, judge.depth),
         tuple((name, numbers[name]) for name in sorted(fields)),
         config.ema_half_life,
+        deviation,
     )
 
 
@@ -246,6 +259,11 @@ def encode(vae: Vae, params: dict[str, Any], images: jax.Array) -> tuple[jax.Arr
     return outputs
 
 
+def log_deviation(vae: Vae, params: dict[str, Any]) -> jax.Array:
+    """Of a pixel, learnt or stated."""
+    return params["log_deviation"] if vae.deviation is None else jnp.log(vae.deviation)
+
+
 def reparametrise(mean: jax.Array, log_variance: jax.Array, key: jax.Array) -> jax.Array:
     """A draw from the Gaussian, differentiable (Kingma and Welling 2014, section 2.4)."""
     return mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape)
@@ -269,7 +287,7 @@ def loss(
         train=True,
         mutable=list(variables),
     )
-    nats = distortion(images, decoded, params["log_deviation"])  # type: ignore[arg-type]
+    nats = distortion(images, decoded, log_deviation(vae, params))  # type: ignore[arg-type]
     return jnp.mean(nats + divergence(mean, log_variance)), dict(moved)
 
 
@@ -303,7 +321,7 @@ def look(
     mean, log_variance = encode(vae, params, noisy)
     latents = reparametrise(mean, log_variance, latent_key)
     decoder = as_network(numbers)
-    nats = distortion(noisy, gans.sample(vae.gan, decoder, latents), params["log_deviation"])
+    nats = distortion(noisy, gans.sample(vae.gan, decoder, latents), log_deviation(vae, params))
     mean, _ = encode(vae, params, gans.to_float(images))
     rebuilt = gans.to_uint8(gans.sample(vae.gan, decoder, mean))
     return nats, divergence(mean, log_variance), rebuilt
@@ -334,7 +352,7 @@ def bound(vae: Vae, numbers: Numbers, images: np.ndarray, key: jax.Array) -> dic
         "bits": total / (dimensions * math.log(2)),
         "nats": total,
         "divergence": float(np.concatenate(apart).mean()),
-        "deviation": LEVELS * math.exp(float(numbers.params["log_deviation"])),
+        "deviation": LEVELS * math.exp(float(log_deviation(vae, numbers.params))),
         "error": math.sqrt(float(np.concatenate(squares).mean())),
     }
 
@@ -368,7 +386,7 @@ def train_and_score(method: str, seed: int) -> list[dict[str, Any]]:
     """The lines of a run, which an earlier start may have made; its images are beside them."""
     result, pictures = (path(method, seed, suffix) for suffix in (".json", ".npz"))
     if not result.exists() or data.read_arrays(pictures) is None:
-        rows, images = (score_gan if method == GAN else score_vae)(seed)
+        rows, images = score_gan(seed) if method == GAN else score_vae(method, seed)
         result.parent.mkdir(parents=True, exist_ok=True)
         data.write_arrays(pictures, images)
         runs.replace(result, json.dumps(rows))
@@ -394,14 +412,14 @@ def score_gan(seed: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     return [row | score(images)], {"samples": images[: SHOWN[0]]}
 
 
-def score_vae(seed: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Trains a VAE, and scores its samples without noise and with it."""
+def score_vae(method: str, seed: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Trains a VAE, and scores its samples without noise and, if it is learnt, with it."""
     dataset, gan, _ = prepared()
-    vae = make_vae(gan, read_config(seed))
+    vae = make_vae(gan, read_config(seed), STATED if method == WIDE else None)
     init_key, order_key, key, look_key, draw_key = jax.random.split(jax.random.key(seed), 5)
     state, images = init(vae, init_key), jax.device_put(dataset.images)
     indices = data.make_indices(order_key, len(images), (gan.batch_size,))
-    print(f"Training a VAE, seed {seed}")
+    print(f"Training {method}, seed {seed}")
     for step in range(NUM_STEPS.value):
         state, nats = update(vae, state, images, indices(step), key)
         if (step + 1) % 500 == 0 or step + 1 == NUM_STEPS.value:
@@ -424,7 +442,8 @@ def score_vae(seed: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     noisy = np.clip(np.round(means + noise), 0, 255).astype(np.uint8)
     rows = [
         {"model": name, **row, **score(samples), **found}
-        for name, samples in ((MEANS, means), (NOISY, noisy))
+        for name, samples in ((method, means), (NOISY, noisy))
+        if method == MEANS or name == method
     ]
     shown = slice(0, SHOWN[0])
     rebuilt = look(vae, average, real[:BATCH], look_key)[2]
@@ -451,42 +470,49 @@ def table(rows: Sequence[dict[str, Any]], real: dict[str, float]) -> str:
     def cell(own: Sequence[dict[str, Any]], name: str) -> str:
         return tables.spread([row[name] for row in own])
 
-    models = {name: [row for row in rows if row["model"] == name] for name in (GAN, MEANS, NOISY)}
+    models = {name: [row for row in rows if row["model"] == name] for name in MODELS}
     lines = [
         [name, str(len(own)), *(cell(own, x) for x in (*SCORES, "milliseconds"))]
         for name, own in models.items()
     ]
     lines.append([REAL, "", *(f"{real[name]:.3g}" for name in SCORES), ""])
     heads = ["", "seeds", *SCORES.values(), "ms a step"]
-    own = [[cell(models[MEANS], name) for name in OF_VAE]]
-    return f"{tables.markdown(heads, lines)}\n{tables.markdown(list(OF_VAE.values()), own)}"
+    own = [[name, *(cell(models[name], x) for x in OF_VAE)] for name in (MEANS, WIDE)]
+    return f"{tables.markdown(heads, lines)}\n{tables.markdown(['', *OF_VAE.values()], own)}"
 
 
 def draw(rows: Sequence[dict[str, Any]], real: dict[str, float]) -> Figure:
     """Samples side by side, what the VAE makes of held-out images, and the scores."""
-    drawing = Figure(figsize=(9, 9), layout="constrained")
-    above, middle, below = drawing.subfigures(3, 1, squeeze=False, height_ratios=(2.9, 1.3, 2.2))[
+    drawing = Figure(figsize=(9, 8.6), layout="constrained")
+    above, middle, below = drawing.subfigures(3, 1, squeeze=False, height_ratios=(3.1, 2.2, 2.4))[
         :, 0
     ]
-    gan, vae = (data.read_arrays(path(method, 0, ".npz")) or {} for method in (GAN, MEANS))
+    gan, vae, wide = (
+        data.read_arrays(path(method, 0, ".npz")) or {} for method in (GAN, MEANS, WIDE)
+    )
     grids = {
         REAL: held_out()[: SHOWN[0]],
         GAN: gan["samples"],
         MEANS: vae["samples"],
         NOISY: vae["noisy"],
+        WIDE: wide["samples"],
     }
     for axes, (name, images) in zip(above.subplots(1, len(grids)), grids.items()):
         axes.imshow(np.asarray(runs.draw_grid(images, SHOWN[1])), cmap="gray", vmin=0, vmax=255)
         axes.set_title(name, fontsize="medium")
         axes.set_axis_off()
-    columns = SHOWN[0] // 2
-    pairs = np.concatenate([grids[REAL][:columns], vae["rebuilt"][:columns]])
+    columns = 15
+    pairs = np.concatenate(
+        [grids[REAL][:columns], vae["rebuilt"][:columns], wide["rebuilt"][:columns]]
+    )
     axes = middle.subplots(1, 1)
     axes.imshow(np.asarray(runs.draw_grid(pairs, columns)), cmap="gray", vmin=0, vmax=255)
-    axes.set_title("held-out images, and the VAE's reconstructions below them", fontsize="medium")
+    axes.set_title(
+        "held-out images, and what VAE and VAE, 64 levels, make of them", fontsize="medium"
+    )
     axes.set_axis_off()
     for axes, (name, title) in zip(below.subplots(1, len(SCORES)), SCORES.items()):
-        for place, model in enumerate((GAN, MEANS, NOISY)):
+        for place, model in enumerate(MODELS):
             values = [row[name] for row in rows if row["model"] == model]
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             settings = {"color": COLOURS[model], "error_kw": {"ecolor": "#555555"}}
@@ -495,7 +521,7 @@ def draw(rows: Sequence[dict[str, Any]], real: dict[str, float]) -> Figure:
         axes.set_title(title, fontsize="medium")
         axes.set_xticks([])
     handles, labels = axes.get_legend_handles_labels()
-    below.legend(handles, labels, loc="outside lower center", ncols=4)
+    below.legend(handles, labels, loc="outside lower center", ncols=5)
     return drawing
 
 

@@ -97,6 +97,15 @@ def test_a_step_lowers_the_bound(vae):
     assert state.step == 40
 
 
+def test_a_stated_deviation_stays(vae):
+    stated, images = vae._replace(deviation=0.5), jnp.zeros((16, 8, 8, 1), jnp.uint8)
+    state = study.init(stated, jax.random.key(0))
+    nats, _ = study.loss(stated, *state.numbers, images, jax.random.key(1))
+    state.numbers.params["log_deviation"] = jnp.log(0.5)
+    expected, _ = study.loss(vae, *state.numbers, images, jax.random.key(1))
+    assert nats == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_the_decoder_is_the_generator(vae):
     """The same module with the same numbers of its own, so that every score takes it as one."""
     numbers = study.init(vae, jax.random.key(0)).numbers
@@ -140,9 +149,10 @@ def test_the_study_in_short(tmp_path):
     assert result.returncode == 0, result.stderr
     with (tmp_path / "vae.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["model"] for row in rows] == ["GAN", "VAE", "VAE with noise"]
+    assert [row["model"] for row in rows] == list(study.MODELS)
     assert rows[0]["bits"] == ""
     assert rows[1]["bits"] == rows[2]["bits"]
+    assert float(rows[3]["deviation"]) == pytest.approx(63.75)
     table = (tmp_path / "vae.md").read_text().splitlines()
     assert table[2].startswith("| GAN | 1 | ")
     assert (tmp_path / "vae.png").read_bytes()[:4] == b"\x89PNG"
