@@ -86,9 +86,10 @@ RATIO = 100.0
 NUM_SAMPLES = 5_000
 RAREST = 3  # classes that are looked at by themselves
 SHOWN = 6  # of a class
+LAST_ROWS = 5  # of metrics.jsonl, over which D's accuracy is averaged
 TITLES = {
     "long_tail": "A long tail, 100 to 1; `rarest` is the mean of the three rarest classes.",
-    "few": "A few images, equally many of each class.",
+    "few": "A few images, equally many of each class; `in class` is the mean of the classes' own.",
 }
 COLOURS = dict(zip(VARIANTS, (*report.COLOURS[:6], *report.COLOURS[8:10])))
 COLOURS |= {TRAINED: report.COLOURS[6], OTHERS: report.COLOURS[7]}
@@ -227,7 +228,13 @@ def train_and_score(case: str, variant: str, seed: int) -> dict[str, Any]:
             row.pop("memorisation", None)  # it is what would be memorised
         result.parent.mkdir(parents=True, exist_ok=True)
         runs.replace(result, json.dumps(row))
-    return json.loads(result.read_text())
+    row = json.loads(result.read_text())
+    if variant in VARIANTS:
+        last = runs.read_metrics(path(case, variant, seed))[-LAST_ROWS:]
+        row["d_accuracy"] = statistics.fmean(found["train/d_accuracy"] for found in last)
+        if variant == "ADA":
+            row["ada_probability"] = last[-1]["train/ada_probability"]
+    return row
 
 
 def real_images(case: str, variant: str, seed: int) -> np.ndarray:
@@ -330,33 +337,41 @@ def by_variant(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     return {name: [row for row in rows if row["variant"] == name] for name in names}
 
 
-def cure(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The change with the least mean Frechet distance; None where no change was trained."""
-    means = {
-        name: statistics.fmean(row["fd_whole"] for row in own)
+def cure(rows: Sequence[dict[str, Any]], clean: bool = False) -> str | None:
+    """The change with the least mean Frechet distance; None where no change was trained.
+
+    Args:
+      rows: of one case.
+      clean: the one whose memorisation is nearest to 0.5 instead.
+    """
+
+    def fault(row: dict[str, Any]) -> float:
+        return abs(row["memorisation"] - 0.5) if clean else row["fd_whole"]
+
+    faults = {
+        name: statistics.fmean(map(fault, own))
         for name, own in by_variant(rows).items()
         if name in VARIANTS and name != "baseline"
     }
-    return min(means, key=lambda name: means[name], default=None)
+    return min(faults, key=lambda name: faults[name], default=None)
 
 
 def table(case: str, rows: Sequence[dict[str, Any]]) -> str:
     """Means and standard deviations over seeds."""
-    heads = ["variant", "seeds", "Frechet distance", "recall", "coverage"]
-    tail = {"share": "share", "fd": "Frechet distance", "recall": "recall", "coverage": "coverage"}
-    heads += ["KL of shares"] if case == "long_tail" else ["Frechet distance in class"]
-    heads += [f"rarest: {name}" for name in tail.values()] if case == "long_tail" else []
-    heads += [] if case == "long_tail" else ["memorisation"]
+    names = {"fd_whole": "Frechet distance", "recall_whole": "recall", "coverage_whole": "coverage"}
+    by_class = {"share": "share", "fd": "Frechet distance", "recall": "recall"}
+    by_class |= {"coverage": "coverage"}
+    if case == "few":
+        names |= {"memorisation": "memorisation", "d_accuracy": "D's accuracy"}
+        of_classes, what, by_class = slice(None), "in class", {"fd": "Frechet distance"}
+    else:
+        names["share_kl"] = "KL of shares"
+        of_classes, what = slice(-RAREST, None), "rarest"
+    heads = ["", "seeds", *names.values(), *(f"{what}: {name}" for name in by_class.values())]
     lines = []
     for variant, own in by_variant(rows).items():
-        names = ["fd_whole", "recall_whole", "coverage_whole"]
-        cells = [[row[name] for row in own] for name in names]
-        if case == "long_tail":
-            cells.append([row["share_kl"] for row in own])
-            cells += [means(ranks(own, name)[:, -RAREST:]) for name in tail]
-        else:
-            cells.append(means(ranks(own, "fd")))
-            cells.append([row["memorisation"] for row in own if "memorisation" in row])
+        cells = [[row[name] for row in own if name in row] for name in names]
+        cells += [means(ranks(own, name)[:, of_classes]) for name in by_class]
         lines.append([variant, str(len(own)), *map(tables.spread, cells)])
     return tables.markdown(heads, lines)
 
@@ -390,17 +405,18 @@ def draw_long_tail(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set_title(title)
         axes.set_xticks(range(len(counts)), [f"{count:,}" for count in counts], rotation=45)
         axes.set_xlabel("training images of the class")
-    above.legend(*panels_legend(above), loc="outside lower center", ncols=5)
+    handles = above.axes[0].get_legend_handles_labels()
+    above.legend(*handles, loc="outside lower center", ncols=5)
     draw_samples(below, rows, best, "the three rarest classes")
     return drawing
 
 
 def draw_few(rows: Sequence[dict[str, Any]]) -> Figure:
     """A bar a variant for each score, and samples: the failure and the best cure."""
-    drawing, best = Figure(figsize=(9, 8.5), layout="constrained"), cure(rows)
+    drawing, best = Figure(figsize=(9, 8.5), layout="constrained"), cure(rows, clean=True)
     above, below = drawing.subfigures(2, 1, squeeze=False, height_ratios=(1.9, 1))[:, 0]
-    names = {"fd_whole": "Frechet distance", "memorisation": "memorisation (0.5 is clean)"}
-    names |= {"recall_whole": "recall", "coverage_whole": "coverage"}
+    names = {"memorisation": "memorisation (0.5 is clean)", "d_accuracy": "D's accuracy"}
+    names |= {"fd_whole": "Frechet distance", "coverage_whole": "coverage"}
     for axes, (name, title) in zip(above.subplots(2, 2).flat, names.items()):
         found = {
             v: [row[name] for row in own if name in row] for v, own in by_variant(rows).items()
@@ -412,15 +428,11 @@ def draw_few(rows: Sequence[dict[str, Any]]) -> Figure:
             axes.barh(place, mean, xerr=deviation, color=colour, error_kw={"ecolor": "#555555"})
         axes.set_yticks(range(len(found)), list(reversed(found)))
         axes.set_title(title)
-        if name == "memorisation":
+        if name in ("memorisation", "d_accuracy"):
             axes.axvline(0.5, color="#555555", linestyle=":")
+            axes.set_xlim(0.3, 1)
     draw_samples(below, rows, best, "classes 0, 1 and 2")
     return drawing
-
-
-def panels_legend(figure: Any) -> tuple[list[Any], list[Any]]:
-    """Handles and labels of the first panel, for all."""
-    return figure.axes[0].get_legend_handles_labels()
 
 
 def draw_samples(figure: Any, rows: Sequence[dict[str, Any]], best: str | None, what: str) -> None:

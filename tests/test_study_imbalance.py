@@ -101,6 +101,9 @@ def test_the_cure_is_the_change_with_the_least_distance():
     ]  # fmt: skip
     assert study.cure(rows) == "ADA"
     assert study.cure(rows[:1]) is None
+    clean = {"baseline": 0.9, "crops": 0.45, "ADA": 0.58, study.OTHERS: 0.5}
+    rows = [{"variant": name, "memorisation": value} for name, value in clean.items()]
+    assert study.cure(rows, clean=True) == "crops"
 
 
 def run_study(tmp_path, *words):
