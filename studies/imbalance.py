@@ -91,7 +91,7 @@ TITLES = {
     "long_tail": "A long tail, 100 to 1; `rarest` is the mean of the three rarest classes.",
     "few": "A few images, equally many of each class; `in class` is the mean of the classes' own.",
 }
-COLOURS = dict(zip(VARIANTS, (*report.COLOURS[:6], *report.COLOURS[8:10])))
+COLOURS = dict(zip(VARIANTS, (*report.COLOURS[:6], report.COLOURS[8], report.COLOURS[15])))
 COLOURS |= {TRAINED: report.COLOURS[6], OTHERS: report.COLOURS[7]}
 
 DATASET = flags.DEFINE_enum("dataset", "mnist", list(SIZES), "The images.")
@@ -383,11 +383,14 @@ def means(values: np.ndarray) -> list[float]:
 
 def draw_long_tail(rows: Sequence[dict[str, Any]]) -> Figure:
     """Scores over how rare a class is, and samples of the rarest: the failure and the best cure."""
-    drawing, best = Figure(figsize=(9, 10.5), layout="constrained"), cure(rows)
-    above, below = drawing.subfigures(2, 1, squeeze=False, height_ratios=(2.6, 1))[:, 0]
+    drawing, best = Figure(figsize=(9, 9.6), layout="constrained"), cure(rows)
+    above, below = drawing.subfigures(2, 1, squeeze=False, height_ratios=(3.9, 1))[:, 0]
     panels = above.subplots(2, 2).flat
     counts = sorted(rows[0]["counts"], reverse=True)
-    names = {"share": "share of samples", "fd": "Frechet distance in the class"}
+    names = {
+        "share": f"share of samples (wanted: {1 / len(counts):.1f})",
+        "fd": "Frechet distance in the class",
+    }
     names |= {"recall": "recall", "coverage": "coverage"}
     for axes, (name, title) in zip(panels, names.items()):
         for variant, own in by_variant(rows).items():
@@ -395,11 +398,10 @@ def draw_long_tail(rows: Sequence[dict[str, Any]]) -> Figure:
             mean = np.where(np.isnan(values).all(0), np.nan, np.nansum(values, 0))
             mean /= np.maximum((~np.isnan(values)).sum(0), 1)
             real, shown = variant not in VARIANTS, variant in ("baseline", best)
-            style = {"linestyle": "--" if real else "-", "linewidth": 3 if shown else 1.3}
+            style = {"linestyle": "--" if real else "-", "linewidth": 3 if shown else 1.2}
             axes.plot(mean, color=COLOURS[variant], label=variant, marker=".", **style)
         if name == "share":
             axes.axhline(1 / len(counts), color="#bbbbbb", zorder=0)
-            axes.text(0, 1 / len(counts), "wanted", va="bottom", color="#777777")
         if name == "fd":
             axes.set_yscale("log")
         axes.set_title(title)
@@ -413,8 +415,8 @@ def draw_long_tail(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def draw_few(rows: Sequence[dict[str, Any]]) -> Figure:
     """A bar a variant for each score, and samples: the failure and the best cure."""
-    drawing, best = Figure(figsize=(9, 8.5), layout="constrained"), cure(rows, clean=True)
-    above, below = drawing.subfigures(2, 1, squeeze=False, height_ratios=(1.9, 1))[:, 0]
+    drawing, best = Figure(figsize=(9, 7.6), layout="constrained"), cure(rows, clean=True)
+    above, below = drawing.subfigures(2, 1, squeeze=False, height_ratios=(2.8, 1))[:, 0]
     names = {"memorisation": "memorisation (0.5 is clean)", "d_accuracy": "D's accuracy"}
     names |= {"fd_whole": "Frechet distance", "coverage_whole": "coverage"}
     for axes, (name, title) in zip(above.subplots(2, 2).flat, names.items()):
