@@ -498,7 +498,8 @@ def draw(rows: Sequence[dict[str, Any]], real: dict[str, float]) -> Figure:
         WIDE: wide["samples"],
     }
     for axes, (name, images) in zip(above.subplots(1, len(grids)), grids.items()):
-        axes.imshow(np.asarray(runs.draw_grid(images, SHOWN[1])), cmap="gray", vmin=0, vmax=255)
+        picture = np.asarray(runs.draw_grid(images[: SHOWN[0]], SHOWN[1]))
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         axes.set_title(name, fontsize="medium")
         axes.set_axis_off()
     columns = 15
