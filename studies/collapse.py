@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import charts  # noqa: E402
 import cli  # noqa: E402
-import report  # noqa: E402
 import runs  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
@@ -116,7 +116,7 @@ def draw(file: Path, rows: list[dict[str, Any]]) -> None:
     for (dataset, num), line in zip(DATASETS.items(), axes):
         steps = sorted({row["step"] for row in rows if row["dataset"] == dataset})
         for cure, axis in zip(CURES, line):
-            for modes, colour in zip(of(rows, dataset, cure, "modes"), report.COLOURS):
+            for modes, colour in zip(of(rows, dataset, cure, "modes"), charts.COLOURS):
                 axis.plot(steps, modes, color=colour, linewidth=1)
             axis.axhline(num, color="#bbbbbb", linestyle="--", linewidth=0.8)
             axis.set_title(f"{dataset}: {cure}", fontsize=9)

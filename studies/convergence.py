@@ -32,10 +32,10 @@ from jax.flatten_util import ravel_pytree
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
 import gan as gans  # noqa: E402
-import report  # noqa: E402
 import scores  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
@@ -286,8 +286,8 @@ def draw_fields(file: Path) -> None:
                 line, line, u, v, color="#bbbbbb", linewidth=0.5, density=0.6, arrowsize=0.5
             )
             positions = np.asarray(path(gan, state, batch, jnp.array(STARTS[0]), 500))
-            axis.plot(*positions.T, color=report.COLOURS[0], linewidth=1)
-            axis.plot(*positions[-1], "o", color=report.COLOURS[1], markersize=4)
+            axis.plot(*positions.T, color=charts.COLOURS[0], linewidth=1)
+            axis.plot(*positions[-1], "o", color=charts.COLOURS[1], markersize=4)
             axis.plot(0, 0, "+", color="black", markersize=6)
             axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         row[0].set_ylabel(f"{loss}\npsi", fontsize=8)
@@ -302,7 +302,7 @@ def draw_rules(file: Path, num: int = 1_000) -> None:
     """The distance to the equilibrium by rule, without and with R1."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     for axis, penalties in zip(axes, ((), ("r1",))):
-        for rule, colour in zip(RULES, report.COLOURS):
+        for rule, colour in zip(RULES, charts.COLOURS):
             gan, state = dirac_gan("wasserstein", penalties, rule)
             batch = dirac_batch(gan)
             positions = path(gan, state, batch, jnp.array(STARTS[0]), num)
@@ -378,7 +378,7 @@ def draw_spectrum(file: Path, rows: list[dict[str, Any]]) -> None:
             row = chosen[game, step]
             values = row["eigenvalues"]
             unstable = values.real > 0
-            for part, colour in ((~unstable, report.COLOURS[0]), (unstable, report.COLOURS[1])):
+            for part, colour in ((~unstable, charts.COLOURS[0]), (unstable, charts.COLOURS[1])):
                 axis.plot(values.real[part], values.imag[part], ".", color=colour, markersize=3)
             axis.axvline(0, color="#bbbbbb", linewidth=0.5)
             axis.set_xscale("symlog", linthresh=1e-3)

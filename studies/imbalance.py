@@ -41,12 +41,12 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
 import features  # noqa: E402
 import gan as gans  # noqa: E402
 import metrics  # noqa: E402
-import report  # noqa: E402
 import runs  # noqa: E402
 import scores  # noqa: E402
 import tables  # noqa: E402
@@ -91,8 +91,8 @@ TITLES = {
     "long_tail": "A long tail, 100 to 1; `rarest` is the mean of the three rarest classes.",
     "few": "A few images, equally many of each class; `in class` is the mean of the classes' own.",
 }
-COLOURS = dict(zip(VARIANTS, (*report.COLOURS[:6], report.COLOURS[8], report.COLOURS[15])))
-COLOURS |= {TRAINED: report.COLOURS[6], OTHERS: report.COLOURS[7]}
+COLOURS = dict(zip(VARIANTS, (*charts.COLOURS[:6], charts.COLOURS[8], charts.COLOURS[15])))
+COLOURS |= {TRAINED: charts.COLOURS[6], OTHERS: charts.COLOURS[7]}
 
 DATASET = flags.DEFINE_enum("dataset", "mnist", list(SIZES), "The images.")
 OUT = flags.DEFINE_string("out", "docs/studies", "The folder of figures and tables.")

@@ -48,10 +48,10 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
 import gan as gans  # noqa: E402
-import report  # noqa: E402
 import runs  # noqa: E402
 import scores  # noqa: E402
 import tables  # noqa: E402
@@ -65,7 +65,7 @@ LEVELS = 127.5  # grey levels in a unit of the images' scale, [-1, 1]
 STATED = 0.5  # a pixel's deviation in that scale
 GAN, MEANS, NOISY, WIDE, REAL = "GAN", "VAE", "VAE with noise", "VAE, 64 levels", "real, held out"
 MODELS = GAN, MEANS, NOISY, WIDE
-COLOURS = dict(zip(MODELS, report.COLOURS))
+COLOURS = dict(zip(MODELS, charts.COLOURS))
 SCORES = {
     "eval/fd_classifier": "Frechet distance",
     "sharpness": "sharpness",

@@ -25,10 +25,10 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
 import gan as gans  # noqa: E402
-import report  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 
@@ -195,7 +195,7 @@ def draw(file: Path, norms: dict[tuple[Setting, int, str], np.ndarray]) -> None:
     )
     for age, line in zip(AGES, axes):
         for setting, axis in zip(SETTINGS, line):
-            for game, colour in zip(GAMES, report.COLOURS):
+            for game, colour in zip(GAMES, charts.COLOURS):
                 curves = smoothed(norms[setting, age, game])
                 x = 1 + np.arange(curves.shape[1])
                 axis.loglog(x, np.exp(np.log(curves).mean(axis=0)), color=colour, label=game)

@@ -38,6 +38,8 @@ def adam_steps():
 def expected(name):
     if name == "sgd":
         return 0.1 * GRADIENTS
+    if name == "optimistic_sgd":  # of the first step there is no gradient before: it is sgd's
+        return 0.1 * (2 * GRADIENTS - np.vstack([GRADIENTS[:1], GRADIENTS[:-1]]))
     if name == "momentum":
         weights = [[0.7 ** (t - i) if i <= t else 0 for i in range(6)] for t in range(6)]
         return 0.1 * np.array(weights) @ GRADIENTS
