@@ -6,7 +6,7 @@
 Two cases, of MNIST's training images:
 
 - `long_tail`: 4,000 of the most frequent class to 40 of the rarest, an exponential profile between
-  (Cui et al. 2019, section 4.1). Which class is how rare depends on the seed, so that a rare class
+  (Cui et al. 2019, section 5.1). Which class is how rare depends on the seed, so that a rare class
   is not always the same digit.
 - `few`: 30 of each class.
 
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> None:
 def long_tail(num_classes: int, most: int, ratio: float) -> list[int]:
     """Images of each class, the most frequent first: most * ratio^(-i / (num_classes - 1)).
 
-    Rounded down. Source: Cui et al. 2019, section 4.1, whose imbalance factor is `ratio`.
+    Rounded down. Source: Cui et al. 2019, section 5.1, whose imbalance factor is `ratio`.
     """
     exact = most * float(ratio) ** (-np.arange(num_classes) / (num_classes - 1))
     return np.floor(exact + 1e-9).astype(int).tolist()
@@ -303,7 +303,7 @@ def class_recall_coverage(
     Args:
       real, fake: features, [N, D] and [M, D].
       labels, classes: int [N] and [M], of the real samples and of the fakes.
-    Source: Kynkaanniemi et al. 2019, equation 2, and Naeem et al. 2020, equation 9, their means
+    Source: Kynkaanniemi et al. 2019, equation 2, and Naeem et al. 2020, their means
       over the real samples of a class in place of all.
     """
     radii = metrics.neighbour_radii(fake)

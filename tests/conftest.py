@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import importlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -54,6 +56,23 @@ def import_torch_fidelity(module: str) -> ModuleType:
         for kind in kinds:
             patch.setitem(sys.modules, f"torchvision{kind}", MagicMock())
         return importlib.import_module(f"torch_fidelity.{module}")
+
+
+def import_study(name: str) -> ModuleType:
+    """A study without its flags: each is a command, and many have flags of the same names."""
+    folder = ROOT / "studies"
+    own = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (folder / f"{name}.py").read_text())
+    hidden = {flag: flags.FLAGS[flag] for flag in own if flag in flags.FLAGS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        for flag in hidden:
+            delattr(flags.FLAGS, flag)
+        module = importlib.import_module(name)
+    for flag in own:
+        delattr(flags.FLAGS, flag)
+    for flag, value in hidden.items():
+        flags.FLAGS[flag] = value
+    return module
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,13 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, import_study
 
 import data
 
-sys.path.insert(0, str(ROOT / "studies"))
-
-import imbalance as study
+study = import_study("imbalance")
 
 
 def test_a_long_tail_in_closed_form():

@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, import_study
 from scipy import stats
 
 import data
 import gan as gans
 
-sys.path.insert(0, str(ROOT / "studies"))
-
-import vae as study
+study = import_study("vae")
 
 
 @pytest.fixture
