@@ -94,7 +94,6 @@ def score_rows(workdir: Path, dataset: str, cure: str, seed: int) -> list[dict[s
             "step": row["step"],
             "modes": row["eval/modes"],
             "high_quality": f"{row['eval/high_quality']:.4g}",
-            "mode_kl": f"{row['eval/mode_kl']:.4g}",
         }
         for row in runs.read_metrics(workdir)
         if row.get("eval/modes") is not None

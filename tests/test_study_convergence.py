@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, import_study
 
 from losses import LOSSES
 
-sys.path.insert(0, str(ROOT / "studies"))
-import convergence
+convergence = import_study("convergence")
 
 
 def assert_same_numbers(found, expected, tolerance=1e-5):
