@@ -26,6 +26,7 @@ from absl import app
 from PIL import Image, ImageDraw
 
 from checkpoints import Checkpoints
+from configs import default
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -65,6 +66,7 @@ def check(workdir: Path, config: ConfigDict) -> bool:
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
     old, new = flatten(read_config(workdir)), flatten(config.to_dict())
+    old = flatten(default.get_config().to_dict()) | old  # an older revision lacks some fields
     changed = [
         f"{field} ({old.get(field)} there, {new.get(field)} now)"
         for field in sorted(old | new)

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from absl import app, flags
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
@@ -27,9 +27,6 @@ import cli  # noqa: E402
 import runs  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "docs/studies", "The folder of figures and tables.")
 RUNS = flags.DEFINE_string("runs", "runs/studies/collapse", "The folder of the runs.")
@@ -109,9 +106,8 @@ def of(rows: list[dict[str, Any]], dataset: str, cure: str, name: str) -> np.nda
 
 def draw(file: Path, rows: list[dict[str, Any]]) -> None:
     """Modes over time: a panel a data set and remedy, a line a seed."""
-    figure, axes = plt.subplots(
-        len(DATASETS), len(CURES), figsize=(14, 5), sharex=True, sharey="row", squeeze=False
-    )
+    figure = Figure((14, 5), layout="tight")
+    axes = figure.subplots(len(DATASETS), len(CURES), sharex=True, sharey="row", squeeze=False)
     for (dataset, num), line in zip(DATASETS.items(), axes):
         steps = sorted({row["step"] for row in rows if row["dataset"] == dataset})
         for cure, axis in zip(CURES, line):
@@ -123,9 +119,7 @@ def draw(file: Path, rows: list[dict[str, Any]]) -> None:
         line[0].set_ylabel("modes found")
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    figure.tight_layout()
     figure.savefig(file, dpi=100)
-    plt.close(figure)
 
 
 def movie(file: Path, folder: Path) -> None:

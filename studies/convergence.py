@@ -24,10 +24,10 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from absl import app, flags
 from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,9 +41,6 @@ import tables  # noqa: E402
 import train  # noqa: E402
 from configs import default  # noqa: E402
 from losses import LOSSES  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "docs/studies", "The folder of figures and tables.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Of the real training.", lower_bound=1)
@@ -270,9 +267,8 @@ def dirac_rows(num: int = 1_000) -> list[dict[str, Any]]:
 
 def draw_fields(file: Path) -> None:
     """Field and one path for every loss, a row, and penalty, a column."""
-    figure, axes = plt.subplots(
-        len(LOSSES), len(PENALTIES), figsize=(13, 12), sharex=True, sharey=True
-    )
+    figure = Figure((13, 12), layout="tight")
+    axes = figure.subplots(len(LOSSES), len(PENALTIES), sharex=True, sharey=True)
     line = np.linspace(-1.5, 1.5, 21)
     theta, psi = np.meshgrid(line, line)
     grid = jnp.stack([theta.ravel(), psi.ravel()], axis=1)
@@ -295,12 +291,13 @@ def draw_fields(file: Path) -> None:
         axis.set_title(" + ".join(penalties) or "no penalty", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("theta")
-    save(figure, file)
+    figure.savefig(file, dpi=100)
 
 
 def draw_rules(file: Path, num: int = 1_000) -> None:
     """The distance to the equilibrium by rule, without and with R1."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    figure = Figure((10, 3.6), layout="tight")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, penalties in zip(axes, ((), ("r1",))):
         for rule, colour in zip(RULES, charts.COLOURS):
             gan, state = dirac_gan("wasserstein", penalties, rule)
@@ -312,7 +309,7 @@ def draw_rules(file: Path, num: int = 1_000) -> None:
         axis.set_ylim(1e-6, 1e3)
     axes[0].set_ylabel("distance to the equilibrium")
     axes[0].legend()
-    save(figure, file)
+    figure.savefig(file, dpi=100)
 
 
 def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
@@ -369,9 +366,8 @@ def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
 def draw_spectrum(file: Path, rows: list[dict[str, Any]]) -> None:
     """Eigenvalues in the complex plane: a row a game, a column a moment, of the first seed."""
     steps = sorted({row["step"] for row in rows})
-    figure, axes = plt.subplots(
-        len(GAMES), len(steps), figsize=(13, 7.5), sharex=True, sharey=True, squeeze=False
-    )
+    figure = Figure((13, 7.5), layout="tight")
+    axes = figure.subplots(len(GAMES), len(steps), sharex=True, sharey=True, squeeze=False)
     chosen = {(row["game"], row["step"]): row for row in rows if row["seed"] == 0}
     for game, line in zip(GAMES, axes):
         for step, axis in zip(steps, line):
@@ -388,14 +384,7 @@ def draw_spectrum(file: Path, rows: list[dict[str, Any]]) -> None:
         line[0].set_ylabel(f"{game}\nimaginary", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("real", fontsize=8)
-    save(figure, file)
-
-
-def save(figure: Any, file: Path) -> None:
-    """The figure as a PNG file."""
-    figure.tight_layout()
     figure.savefig(file, dpi=100)
-    plt.close(figure)
 
 
 def dirac_table(rows: list[dict[str, Any]]) -> str:
@@ -418,7 +407,10 @@ def dirac_table(rows: list[dict[str, Any]]) -> str:
 def _complex(row: dict[str, Any], end: str) -> str:
     if "largest_real" not in row:
         return "not differentiable"
-    return f"{row[f'largest_real{end}']:.4f} + {row[f'largest_imaginary{end}']:.4f}i"
+    real, imaginary = (
+        round(row[f"largest_{part}{end}"], 4) + 0.0 for part in ("real", "imaginary")
+    )
+    return f"{real:.4f} + {imaginary:.4f}i"
 
 
 def spectrum_table(rows: list[dict[str, Any]]) -> str:

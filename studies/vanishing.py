@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from absl import app, flags
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 ROOT = Path(__file__).parent.parent
@@ -31,9 +31,6 @@ import data  # noqa: E402
 import gan as gans  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "docs/studies", "The folder of figures and tables.")
 PAGE = flags.DEFINE_string("page", "configs/mnist.py", "Whose data are learnt.")
@@ -190,9 +187,8 @@ def smoothed(norms: np.ndarray) -> np.ndarray:
 
 def draw(file: Path, norms: dict[tuple[Setting, int, str], np.ndarray]) -> None:
     """A panel a setting and age: the norm over D's steps, mean and range over the seeds."""
-    figure, axes = plt.subplots(
-        len(AGES), len(SETTINGS), figsize=(13, 6.5), sharex=True, sharey=True, squeeze=False
-    )
+    figure = Figure((13, 6.5), layout="tight")
+    axes = figure.subplots(len(AGES), len(SETTINGS), sharex=True, sharey=True, squeeze=False)
     for age, line in zip(AGES, axes):
         for setting, axis in zip(SETTINGS, line):
             for game, colour in zip(GAMES, charts.COLOURS):
@@ -206,9 +202,7 @@ def draw(file: Path, norms: dict[tuple[Setting, int, str], np.ndarray]) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("D's steps")
     axes[0, 0].legend(fontsize=7)
-    figure.tight_layout()
     figure.savefig(file, dpi=100)
-    plt.close(figure)
 
 
 def table(norms: dict, accuracies: dict) -> str:

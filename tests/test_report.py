@@ -422,13 +422,13 @@ def test_a_page_that_cannot_be_made_costs_nothing(finished, tmp_path, monkeypatc
 
 
 MISTAKES = {
-    "no folder": (lambda run: [f"--workdir={run / 'none'}"], "there is no folder"),
+    "no folder": (lambda run: [f"--workdir={run / 'none'}"], "holds no run"),
     "no run": (lambda run: [f"--workdir={run / 'samples'}"], "holds no run"),
     "no config": (lambda run: [f"--workdir={run}", (run / "config.json").write_text("[")][:1], "holds no run"),
     "another revision": (lambda run: [f"--workdir={run}", rewrite(
         run / "config.json", lambda c: c.update(forgotten=1))][:1], "the field forgotten does not exist"),
     "nowhere": (lambda run: [f"--workdir={run}", "--out=nowhere/x.html"], "there is no folder nowhere"),
-    "a step": (lambda run: [f"--workdir={run}", "--step=20"], "--step does nothing with --mode=report"),
+    "a step": (lambda run: [f"--workdir={run}", "--step=20"], "--step changes nothing in --mode=report"),
     "no mode": (lambda run: [f"--workdir={run}", "--mode=rapport"], "mode"),
 }  # fmt: skip
 

@@ -593,7 +593,7 @@ MISTAKES = {
     "unknown loss": (("--config.loss=x",), "loss='x' does not exist: choose from minimax, non_saturating"),
     "unknown model": (("--config.generator.name=x",), "generator.name='x' does not exist: choose from mlp, dcgan"),
     "unknown norm": (("--config.discriminator.name=dcgan", "--config.discriminator.norm=x"), "batch or none"),
-    "unknown optimiser": (("--config.optimizer.generator.name=x",), "choose from sgd, momentum"),
+    "unknown optimiser": (("--config.optimizer.generator.name=x",), "choose from sgd, optimistic_sgd"),
     "unknown data set": (("--config.dataset=mnits",), "did you mean mnist?"),
     "a data set elsewhere": (("--config.dataset=huggingface:x/y",), "does not exist"),
     "no folder": (("--config.dataset=folder:/nowhere",), "there is no such folder"),
