@@ -353,6 +353,18 @@ def invert(
     return Inversion(np.asarray(best)[chosen, np.arange(len(targets))], nearest)
 
 
+def pixel_error(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Root mean square of the differences of pixels, of a range of 1.
+
+    Args:
+      images, others: uint8 [N, H, W, C].
+    Returns:
+      float [N].
+    """
+    squares = np.square((images.astype(np.float32) - others) / 255)
+    return np.sqrt(squares.mean(axis=(1, 2, 3)))
+
+
 def _best_candidates(
     gan: gans.Gan,
     network: gans.Network,

@@ -1,4 +1,4 @@
-"""Labelled pictures: a table of images, frames as a GIF or side by side.
+"""Pictures: a grid of samples, points, a labelled table, frames as a GIF or side by side.
 
 Text is black on white; what has a sign is blue below 0 and vermilion above, which people who do not
 tell red from green tell apart, too.
@@ -6,6 +6,7 @@ tell red from green tell apart, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,49 @@ TILE = 56  # pixels of an image, at least
 GAP = 4
 TEXT = 11  # height of letters
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)  # of Okabe and Ito's palette
+
+
+def draw(fake: np.ndarray, real: np.ndarray, columns: int | None = None) -> Image.Image:
+    """A picture of generated images, or of points beside some real ones."""
+    return draw_grid(fake, columns) if fake.ndim == 4 else draw_points(fake, real[:1_000])
+
+
+def draw_grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
+    """Images uint8 [N, H, W, 1 or 3] in a grid, square or of so many columns; small ones enlarged.
+
+    Pixel by pixel, that is: nothing is smoothed.
+    """
+    num, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    scale = max(1, round(TILE / height))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    gap = 2
+    grid = np.full(
+        (
+            math.ceil(num / columns) * (height * scale + gap) + gap,
+            columns * (width * scale + gap) + gap,
+            channels,
+        ),
+        64,
+        np.uint8,
+    )
+    for i, image in enumerate(images):
+        top = gap + i // columns * (height * scale + gap)
+        left = gap + i % columns * (width * scale + gap)
+        grid[top : top + height * scale, left : left + width * scale] = image
+    return Image.fromarray(grid.squeeze())
+
+
+def draw_points(fake: np.ndarray, real: np.ndarray) -> Image.Image:
+    """Points float [N, 2] in [-1.5, 1.5] as a scatter plot: real ones grey, fake ones blue."""
+    size = 512
+    picture = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(picture)
+    for points, colour in ((real, (190, 190, 190)), (fake, (0, 90, 200))):
+        pixels = np.nan_to_num((points * [1, -1] / 3 + 0.5) * size, nan=-9, posinf=-9, neginf=-9)
+        for x, y in np.clip(pixels, -9, size + 9):
+            draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
+    return picture
 
 
 def table(

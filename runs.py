@@ -23,8 +23,8 @@ from typing import IO, TYPE_CHECKING, Any
 import jax
 import numpy as np
 from absl import app
-from PIL import Image, ImageDraw
 
+import pictures
 from checkpoints import Checkpoints
 from configs import default
 
@@ -45,7 +45,6 @@ RESUMABLE = (
     "max_rollbacks",
     "inception_weights",
 )
-TILE = 56  # pixels of an image in a grid, at least
 
 
 def check(workdir: Path, config: ConfigDict) -> bool:
@@ -265,7 +264,7 @@ class Log:
         """Writes samples/step_....png, and shows it in TensorBoard, while training goes on.
 
         Args:
-          examples, real: as of `draw`.
+          examples, real: as of `pictures.draw`.
         Raises:
           OSError: the one before could not be written; of the last one `close` raises it.
         """
@@ -285,7 +284,7 @@ class Log:
             self._drawn.result()
 
     def _draw(self, step: int, examples: jax.Array, real: np.ndarray) -> None:
-        picture = draw(np.asarray(examples), real)
+        picture = pictures.draw(np.asarray(examples), real)
         path = sample_path(self._workdir, step)
         partial = path.with_suffix(".partial")
         picture.save(partial, "PNG")
@@ -318,49 +317,6 @@ def sample_paths(workdir: Path) -> dict[int, Path]:
     paths = sorted((workdir / "samples").glob("step_*.png"))
     steps = (path.stem.removeprefix("step_") for path in paths)
     return {int(step): path for step, path in zip(steps, paths) if step.isdigit()}
-
-
-def draw(fake: np.ndarray, real: np.ndarray, columns: int | None = None) -> Image.Image:
-    """A picture of generated images, or of points beside some real ones."""
-    return draw_grid(fake, columns) if fake.ndim == 4 else draw_points(fake, real[:1_000])
-
-
-def draw_grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
-    """Images uint8 [N, H, W, 1 or 3] in a grid, square or of so many columns; small ones enlarged.
-
-    Pixel by pixel, that is: nothing is smoothed.
-    """
-    num, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(num))
-    scale = max(1, round(TILE / height))
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    gap = 2
-    grid = np.full(
-        (
-            math.ceil(num / columns) * (height * scale + gap) + gap,
-            columns * (width * scale + gap) + gap,
-            channels,
-        ),
-        64,
-        np.uint8,
-    )
-    for i, image in enumerate(images):
-        top = gap + i // columns * (height * scale + gap)
-        left = gap + i % columns * (width * scale + gap)
-        grid[top : top + height * scale, left : left + width * scale] = image
-    return Image.fromarray(grid.squeeze())
-
-
-def draw_points(fake: np.ndarray, real: np.ndarray) -> Image.Image:
-    """Points float [N, 2] in [-1.5, 1.5] as a scatter plot: real ones grey, fake ones blue."""
-    size = 512
-    picture = Image.new("RGB", (size, size), "white")
-    draw = ImageDraw.Draw(picture)
-    for points, colour in ((real, (190, 190, 190)), (fake, (0, 90, 200))):
-        pixels = np.nan_to_num((points * [1, -1] / 3 + 0.5) * size, nan=-9, posinf=-9, neginf=-9)
-        for x, y in np.clip(pixels, -9, size + 9):
-            draw.ellipse((x - 1.5, y - 1.5, x + 1.5, y + 1.5), fill=colour)
-    return picture
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -196,7 +196,7 @@ def grid(workdir: Path, out: Path) -> None:
     key, num = jax.random.key(SEED.value), rows * columns
     fake = scores.draw(run.gan, run.state.average, key, num, labels, TRUNCATION.value)
     if labels is None or fake.ndim != 4:
-        runs.draw(fake, run.dataset.images, columns).save(out)
+        pictures.draw(fake, run.dataset.images, columns).save(out)
         return
     fake = fake.reshape(rows, columns, *fake.shape[1:])
     pictures.table(fake, f"{run.title}: a class a row", names(of_rows)).save(out)
@@ -227,7 +227,7 @@ def walk(workdir: Path, out: Path) -> None:
 def timeline(workdir: Path, out: Path) -> None:
     """The pictures that training has drawn, always of the same latents, with their steps."""
     runs.read_config(workdir)
-    files = sorted((workdir / "samples").glob("step_*.png"))
+    files = list(runs.sample_paths(workdir).items())
     if not files:
         raise app.UsageError(f"{workdir} has no pictures in samples/: sample_every draws them")
     moving = out.suffix.lower() == ".gif"
@@ -236,12 +236,11 @@ def timeline(workdir: Path, out: Path) -> None:
     num = min(len(files), MOST_FRAMES if moving else COLUMNS.value or 8)
     chosen = np.linspace(0, len(files) - 1, num).round().astype(int)
     frames = []
-    for file in (files[i] for i in chosen):
+    for step, file in (files[i] for i in chosen):
         try:
             picture = Image.open(file).convert("RGB")
         except (OSError, SyntaxError) as error:
             raise app.UsageError(f"{file} cannot be read: {error}") from error
-        step = int(file.stem.removeprefix("step_"))
         frames.append(pictures.captioned(picture, f"{workdir.name}, step {step:,}"))
     if moving:
         pictures.save_gif(frames, out, 200, last=1500)
@@ -310,7 +309,7 @@ def invert(workdir: Path, out: Path) -> None:
         latents.render(run.gan, network, chosen, labels)
         for chosen in (found.nearest, found.latents)
     )
-    errors, errors_nearest = (root_mean_square(x, targets) for x in (made, nearest))
+    errors, errors_nearest = (latents.pixel_error(x, targets) for x in (made, nearest))
     shown = [pictures.in_colour(x) for x in (images, made[:num])]
     shown += [pictures.difference(made[:num], images), pictures.in_colour(nearest[:num])]
     rows = ["held-out", "inverted", "difference", "nearest random"]
@@ -329,12 +328,6 @@ def invert(workdir: Path, out: Path) -> None:
     print(f"  nearest of random samples        {errors_nearest[num:].mean():.4f}")
     norms = (np.linalg.norm(x[:num], axis=1).mean() for x in (found.latents, found.nearest))
     print("Norm of the latents: {:.1f}, of random ones {:.1f}".format(*norms))
-
-
-def root_mean_square(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of the differences of pixels, of a range of 1: uint8 [N, H, W, C] to float [N]."""
-    squares = np.square((images.astype(np.float32) - others) / 255)
-    return np.sqrt(squares.mean(axis=(1, 2, 3)))
 
 
 def neighbours(workdir: Path, out: Path) -> None:
@@ -389,7 +382,7 @@ def export(workdir: Path, out: Path) -> None:
     out.write_bytes(exports.export(run.gan, network).serialize())
 
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf")
+PICTURES = (*data.IMAGE_SUFFIXES, ".pdf")
 MOVING = (".gif", ".png")
 DRAWN = ("step", "truncation", "rows", "columns", "seed", "classes")
 MODES = {

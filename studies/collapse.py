@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import charts  # noqa: E402
 import cli  # noqa: E402
+import pictures  # noqa: E402
 import runs  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
@@ -125,25 +126,23 @@ def draw(file: Path, rows: list[dict[str, Any]]) -> None:
 def movie(file: Path, folder: Path) -> None:
     """What the first seed of each remedy draws: a row a data set, a column a remedy."""
     frames = []
-    steps = [int(path.stem[5:]) for path in sorted(pictures(folder, next(iter(DATASETS))))]
-    for step in steps:
+    drawn = {
+        (dataset, cure): runs.sample_paths(run_folder(folder, dataset, cure, 0))
+        for dataset in DATASETS
+        for cure in CURES
+    }
+    for step in next(iter(drawn.values())):
         frame = Image.new("RGB", (PANEL * len(CURES), (PANEL + 18) * len(DATASETS)), "white")
         words = ImageDraw.Draw(frame)
         for row, dataset in enumerate(DATASETS):
             for column, cure in enumerate(CURES):
-                path = runs.sample_path(run_folder(folder, dataset, cure, 0), step)
-                panel = Image.open(path).convert("RGB").resize((PANEL, PANEL))
+                panel = Image.open(drawn[dataset, cure][step]).convert("RGB").resize((PANEL, PANEL))
                 left, top = PANEL * column, (PANEL + 18) * row
                 words.text((left + 6, top + 4), cure, fill="black")
                 frame.paste(panel, (left, top + 18))
         words.text((PANEL * len(CURES) - 70, 4), f"step {step:,}", fill="black")
         frames.append(frame.quantize(16))
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=120, loop=0)
-
-
-def pictures(folder: Path, dataset: str) -> list[Path]:
-    """The pictures of a data set's first run."""
-    return list((run_folder(folder, dataset, "nothing", 0) / "samples").glob("*.png"))
+    pictures.save_gif(frames, file, 120)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -47,6 +47,7 @@ import data  # noqa: E402
 import features  # noqa: E402
 import gan as gans  # noqa: E402
 import metrics  # noqa: E402
+import pictures  # noqa: E402
 import runs  # noqa: E402
 import scores  # noqa: E402
 import tables  # noqa: E402
@@ -462,7 +463,7 @@ def draw_grid(axes: Axes, case: str, variant: str, seed: int) -> None:
     for row, c in zip(grid, chosen):
         found = images[np.asarray(classes) == c][:SHOWN]
         row[: len(found)] = found
-    picture = np.asarray(runs.draw_grid(grid.reshape(-1, *images.shape[1:]), SHOWN))
+    picture = np.asarray(pictures.draw_grid(grid.reshape(-1, *images.shape[1:]), SHOWN))
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
     height = len(picture) / RAREST
     axes.set_yticks([height * (i + 0.5) for i in range(RAREST)], [str(c) for c in chosen])

@@ -208,8 +208,7 @@ def inverted(
     found = latents.invert(gan, network, embed, targets, None, jax.random.fold_in(key, 3))
     errors = {}
     for name, chosen in (("inversion", found.latents), ("nearest_random", found.nearest)):
-        differences = (latents.render(gan, network, chosen) - targets.astype(np.float32)) / 255
-        error = np.sqrt(np.square(differences).mean(axis=(1, 2, 3)))
+        error = latents.pixel_error(latents.render(gan, network, chosen), targets)
         errors[f"{name}_of_test_images"] = float(error[:INVERTED].mean())
         errors[f"{name}_of_its_own"] = float(error[INVERTED:].mean())
     norms = np.linalg.norm(found.latents[:INVERTED], axis=1)

@@ -52,6 +52,7 @@ import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
 import gan as gans  # noqa: E402
+import pictures  # noqa: E402
 import runs  # noqa: E402
 import scores  # noqa: E402
 import tables  # noqa: E402
@@ -498,7 +499,7 @@ def draw(rows: Sequence[dict[str, Any]], real: dict[str, float]) -> Figure:
         WIDE: wide["samples"],
     }
     for axes, (name, images) in zip(above.subplots(1, len(grids)), grids.items()):
-        picture = np.asarray(runs.draw_grid(images[: SHOWN[0]], SHOWN[1]))
+        picture = np.asarray(pictures.draw_grid(images[: SHOWN[0]], SHOWN[1]))
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         axes.set_title(name, fontsize="medium")
         axes.set_axis_off()
@@ -507,7 +508,7 @@ def draw(rows: Sequence[dict[str, Any]], real: dict[str, float]) -> Figure:
         [grids[REAL][:columns], vae["rebuilt"][:columns], wide["rebuilt"][:columns]]
     )
     axes = middle.subplots(1, 1)
-    axes.imshow(np.asarray(runs.draw_grid(pairs, columns)), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(np.asarray(pictures.draw_grid(pairs, columns)), cmap="gray", vmin=0, vmax=255)
     axes.set_title(
         "held-out images, and what VAE and VAE, 64 levels, make of them", fontsize="medium"
     )

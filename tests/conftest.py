@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -73,6 +74,14 @@ def import_study(name: str) -> ModuleType:
     for flag, value in hidden.items():
         flags.FLAGS[flag] = value
     return module
+
+
+def run_study(name: str, *words: str) -> subprocess.CompletedProcess:
+    """`python studies/NAME.py WORDS`."""
+    return subprocess.run(
+        [sys.executable, f"studies/{name}.py", *words],
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")

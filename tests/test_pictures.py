@@ -1,9 +1,41 @@
-"""Labelled pictures."""
+"""Grids, points and labelled pictures."""
 
 import numpy as np
 from PIL import Image
 
 import pictures
+
+
+def test_grid_shows_every_image_enlarged():
+    images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    picture = np.asarray(pictures.draw_grid(images * 30))
+    assert picture.shape == (3 * 58 + 2, 3 * 58 + 2)  # 8 pixels 7 times, and a gap of 2
+    for i in range(7):
+        top, left = 2 + i // 3 * 58, 2 + i % 3 * 58
+        assert (picture[top : top + 56, left : left + 56] == 30 * i).all()
+    colour = pictures.draw_grid(np.zeros((4, 32, 32, 3), np.uint8))
+    assert colour.mode == "RGB"
+    assert colour.size == (2 * 66 + 2, 2 * 66 + 2)
+
+
+def test_points_are_drawn_where_they_are():
+    picture = np.asarray(
+        pictures.draw_points(np.array([[1.0, 0.5]]), np.array([[-1.0, 0.0]]))
+    ).astype(int)
+    blue, grey = (0, 90, 200), (190, 190, 190)
+    rows, columns = np.nonzero((picture == blue).all(-1))
+    assert abs(columns.mean() - (1 / 3 + 0.5) * 512) < 2
+    assert abs(rows.mean() - (-0.5 / 3 + 0.5) * 512) < 2
+    rows, columns = np.nonzero((picture == grey).all(-1))
+    assert abs(columns.mean() - (-1 / 3 + 0.5) * 512) < 2
+    pictures.draw_points(np.array([[np.nan, np.inf]]), np.zeros((1, 2)))
+
+
+def test_pictures_can_be_opened(tmp_path):
+    path = tmp_path / "x.png"
+    pictures.draw_grid(np.zeros((4, 8, 8, 1), np.uint8)).save(path)
+    with Image.open(path) as picture:
+        assert picture.size == (118, 118)
 
 
 def test_a_tables_tiles_are_the_images_pixel_by_pixel():

@@ -9,34 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import app
-from PIL import Image
 
 import runs
-
-
-def test_grid_shows_every_image_enlarged():
-    images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
-    picture = np.asarray(runs.draw_grid(images * 30))
-    assert picture.shape == (3 * 58 + 2, 3 * 58 + 2)  # 8 pixels 7 times, and a gap of 2
-    for i in range(7):
-        top, left = 2 + i // 3 * 58, 2 + i % 3 * 58
-        assert (picture[top : top + 56, left : left + 56] == 30 * i).all()
-    colour = runs.draw_grid(np.zeros((4, 32, 32, 3), np.uint8))
-    assert colour.mode == "RGB"
-    assert colour.size == (2 * 66 + 2, 2 * 66 + 2)
-
-
-def test_points_are_drawn_where_they_are():
-    picture = np.asarray(runs.draw_points(np.array([[1.0, 0.5]]), np.array([[-1.0, 0.0]]))).astype(
-        int
-    )
-    blue, grey = (0, 90, 200), (190, 190, 190)
-    rows, columns = np.nonzero((picture == blue).all(-1))
-    assert abs(columns.mean() - (1 / 3 + 0.5) * 512) < 2
-    assert abs(rows.mean() - (-0.5 / 3 + 0.5) * 512) < 2
-    rows, columns = np.nonzero((picture == grey).all(-1))
-    assert abs(columns.mean() - (-1 / 3 + 0.5) * 512) < 2
-    runs.draw_points(np.array([[np.nan, np.inf]]), np.zeros((1, 2)))
 
 
 def test_log_goes_on_after_its_step_and_drops_later_rows(tmp_path):
@@ -120,13 +94,6 @@ def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
     log.picture(1, jnp.zeros((4, 8, 8, 1), jnp.uint8), np.zeros(0))  # there is no folder samples
     with pytest.raises(FileNotFoundError):
         log.close()
-
-
-def test_pictures_can_be_opened(tmp_path):
-    path = tmp_path / "x.png"
-    runs.draw_grid(np.zeros((4, 8, 8, 1), np.uint8)).save(path)
-    with Image.open(path) as picture:
-        assert picture.size == (118, 118)
 
 
 def test_events_that_cannot_be_written_are_an_error_and_hold_nothing_up(tmp_path, monkeypatch):

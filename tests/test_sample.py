@@ -9,7 +9,7 @@ from PIL import Image
 
 import cli
 import data
-import runs
+import pictures
 import sample
 
 
@@ -203,5 +203,5 @@ def test_mistakes_are_one_line(command, words, message):
 
 def test_a_grid_has_as_many_columns_as_asked():
     images = np.zeros((6, 28, 28, 1), np.uint8)
-    assert runs.draw_grid(images, 2).size == size(3, 2)
-    assert runs.draw_grid(images).size == size(2, 3)
+    assert pictures.draw_grid(images, 2).size == size(3, 2)
+    assert pictures.draw_grid(images).size == size(2, 3)

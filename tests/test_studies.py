@@ -2,21 +2,15 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import run_study
 
 
 def study(tmp_path, *words):
     fixed = ["--seeds=2", f"--out={tmp_path / 'ring.md'}", f"--runs={tmp_path / 'runs'}"]
     fixed += ["--config=configs/ring.py", "--set=generator.width=8", "--set=eval_samples=100"]
-    return subprocess.run(
-        [sys.executable, "studies/recipes.py", *fixed, *words],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    return run_study("recipes", *fixed, *words)
 
 
 def test_recipes_side_by_side(tmp_path):

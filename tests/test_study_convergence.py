@@ -1,15 +1,12 @@
 """studies/convergence.py: the Dirac-GAN's eigenvalues against the closed forms."""
 
 import csv
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, import_study
+from conftest import import_study, run_study
 
 from losses import LOSSES
 
@@ -74,10 +71,8 @@ def test_the_field_is_the_games():
 
 def test_it_writes_figures_and_tables(tmp_path):
     words = [f"--out={tmp_path}", "--seeds=1", "--num_steps=20"]
-    subprocess.run(
-        [sys.executable, "studies/convergence.py", *words],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=True,
-    )  # fmt: skip
+    result = run_study("convergence", *words)
+    assert result.returncode == 0, result.stderr
     with (tmp_path / "convergence.csv").open() as file:
         rows = list(csv.DictReader(file))
     ruled = len(convergence.RULED) * len(convergence.RULES)
@@ -98,10 +93,7 @@ def test_it_writes_figures_and_tables(tmp_path):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "studies/convergence.py", f"--out={tmp_path / 'nowhere'}"],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    result = run_study("convergence", f"--out={tmp_path / 'nowhere'}")
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "there is no such folder" in result.stderr

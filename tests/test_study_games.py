@@ -1,27 +1,17 @@
 """studies/vanishing.py and studies/collapse.py, in a short form."""
 
 import csv
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, import_study
+from conftest import import_study, run_study
 from PIL import Image
 
 import data
 
 vanishing, collapse = import_study("vanishing"), import_study("collapse")
-
-
-def study(name, *words):
-    return subprocess.run(
-        [sys.executable, f"studies/{name}.py", *words],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -78,7 +68,7 @@ def test_moments_and_smoothing():
 
 def test_modes_over_time(tmp_path):
     words = [f"--out={tmp_path}", f"--runs={tmp_path / 'runs'}", "--seeds=1", "--num_steps=50"]
-    result = study("collapse", *words)
+    result = run_study("collapse", *words)
     assert result.returncode == 0, result.stderr
     with (tmp_path / "collapse.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -89,7 +79,7 @@ def test_modes_over_time(tmp_path):
     assert movie.size[0] == collapse.PANEL * len(collapse.CURES)
     table = (tmp_path / "collapse.md").read_text().splitlines()
     assert len(table) == 2 + len(collapse.DATASETS) * len(collapse.CURES)
-    again = study("collapse", *words)
+    again = run_study("collapse", *words)
     assert again.stdout.count("Nothing to do") == len(collapse.DATASETS) * len(collapse.CURES)
 
 
@@ -106,7 +96,7 @@ def test_what_is_lost_again_is_counted():
 
 @pytest.mark.parametrize("name", ["vanishing", "collapse"])
 def test_a_mistake_is_one_line(name, tmp_path):
-    result = study(name, f"--out={tmp_path / 'nowhere'}")
+    result = run_study(name, f"--out={tmp_path / 'nowhere'}")
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "there is no such folder" in result.stderr

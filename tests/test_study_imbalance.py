@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, import_study
+from conftest import import_study, run_study
 
 import data
 
@@ -104,17 +101,14 @@ def test_the_cure_is_the_change_with_the_least_distance():
     assert study.cure(rows, clean=True) == "crops"
 
 
-def run_study(tmp_path, *words):
+def short(tmp_path, *words):
     fixed = ["--dataset=digits", "--num_steps=2", "--seeds=1", "--only=baseline"]
     fixed += [f"--out={tmp_path}", f"--runs={tmp_path / 'runs'}"]
-    return subprocess.run(
-        [sys.executable, "studies/imbalance.py", *fixed, *words],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    return run_study("imbalance", *fixed, *words)
 
 
 def test_the_study_in_short(tmp_path):
-    result = run_study(tmp_path)
+    result = short(tmp_path)
     assert result.returncode == 0, result.stderr
     with (tmp_path / "imbalance.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -141,7 +135,7 @@ def test_the_study_in_short(tmp_path):
     [(["--out=nowhere"], "there is no such folder"), (["--only=magic"], "magic")],
 )
 def test_a_mistake_is_one_line(words, message, tmp_path):
-    result = run_study(tmp_path, *words)
+    result = short(tmp_path, *words)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert message in result.stderr

@@ -1,9 +1,6 @@
 """studies/latent.py: what is measured, by hand, and the study in a short form."""
 
 import csv
-import os
-import subprocess
-import sys
 from typing import ClassVar
 
 import flax.linen as nn
@@ -11,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, import_study
+from conftest import import_study, run_study
 from PIL import Image
 
 import features
@@ -63,10 +60,7 @@ def test_a_direction_changes_what_it_moves(make_config, monkeypatch):
 
 def test_it_writes_figures_and_tables(tmp_path):
     words = ["--page=configs/digits.py", "--num_steps=30", "--seeds=1", f"--out={tmp_path}"]
-    result = subprocess.run(
-        [sys.executable, "studies/latent.py", *words, f"--runs={tmp_path / 'runs'}"],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    result = run_study("latent", *words, f"--runs={tmp_path / 'runs'}")
     assert result.returncode == 0, result.stderr
     with (tmp_path / "latent.csv").open() as file:
         rows = list(csv.DictReader(file))

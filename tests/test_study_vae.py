@@ -1,16 +1,13 @@
 """studies/vae.py: its bound where it has a closed form, and the study in a short form."""
 
 import csv
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, import_study
+from conftest import import_study, run_study
 from scipy import stats
 
 import data
@@ -133,17 +130,14 @@ def test_sharpness_by_hand():
     assert study.laplacian_variance(np.full((1, 5, 5, 1), 9, np.uint8)) == 0
 
 
-def run_study(tmp_path, *words):
+def short(tmp_path, *words):
     fixed = ["--dataset=digits", "--num_steps=2", "--num_samples=100", "--seeds=1"]
     fixed += [f"--out={tmp_path}", f"--runs={tmp_path / 'runs'}"]
-    return subprocess.run(
-        [sys.executable, "studies/vae.py", *fixed, *words],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    return run_study("vae", *fixed, *words)
 
 
 def test_the_study_in_short(tmp_path):
-    result = run_study(tmp_path)
+    result = short(tmp_path)
     assert result.returncode == 0, result.stderr
     with (tmp_path / "vae.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -155,7 +149,7 @@ def test_the_study_in_short(tmp_path):
     assert table[2].startswith("| GAN | 1 | ")
     assert (tmp_path / "vae.png").read_bytes()[:4] == b"\x89PNG"
 
-    again = run_study(tmp_path)
+    again = short(tmp_path)
     assert again.returncode == 0, again.stderr
     assert "Training" not in again.stdout
     assert (tmp_path / "vae.md").read_text().splitlines() == table
@@ -169,7 +163,7 @@ def test_the_study_in_short(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(words, message, tmp_path):
-    result = run_study(tmp_path, *words)
+    result = short(tmp_path, *words)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
