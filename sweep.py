@@ -26,6 +26,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 
@@ -55,6 +56,7 @@ LEASE = flags.DEFINE_float(
     "lease", 60, "Seconds without a sign after which a worker elsewhere is dead.", 0.1
 )
 MANY = 100  # runs; more, nobody trains by mistake
+HELD = 4  # structures whose compiled programs are kept
 YES = flags.DEFINE_bool("yes", False, f"Train more than {MANY} runs.")
 
 USUAL_TRIALS = 50
@@ -102,6 +104,7 @@ class Sweep(NamedTuple):
       target: the metric that ranks.
       workdir: the sweep's folder.
       known: what configs of the same data are trained with.
+      compiled: the structures whose programs are held.
     """
 
     base: ConfigDict
@@ -111,6 +114,7 @@ class Sweep(NamedTuple):
     target: str
     workdir: Path
     known: dict[tuple, train.Prepared]
+    compiled: set[Any]
 
 
 def main(argv: list[str]) -> None:
@@ -137,7 +141,7 @@ def main(argv: list[str]) -> None:
         for run in make_runs(base, setting, SEEDS.value, workdir / folder_name(i, setting), known)
     ]
     target = choose_target(members[0], TARGET.value)
-    sweep = Sweep(base, grid, space, SEEDS.value, target, workdir, known)
+    sweep = Sweep(base, grid, space, SEEDS.value, target, workdir, known, set())
     signals = cli.remember_signals()
     stop = train.stopping(signals)
     if space or STORAGE.value:
@@ -302,7 +306,7 @@ def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
         f"{len(members)} runs of {len(groups)} compiled program(s) in {sweep.workdir}", flush=True
     )
     for i, group in enumerate(groups):
-        train_group(group, sweep.workdir / f"group_{i}", train.TOGETHER.value, stop)
+        train_group(sweep, group, sweep.workdir / f"group_{i}", train.TOGETHER.value, stop)
         write(sweep, [result_of(run) for run in members], aloud=True)
 
 
@@ -310,13 +314,32 @@ def by_structure(members: Sequence[Run]) -> list[list[Run]]:
     """Those that one compiled program can train, together."""
     groups: dict[Any, list[Run]] = {}
     for run in members:
-        key = population.structure(run.prepared.gan, run.config)
-        groups.setdefault(key, []).append(run)
+        groups.setdefault(structure(run), []).append(run)
     return list(groups.values())
 
 
-def train_group(group: list[Run], folder: Path, together: bool | None, stop: search.Stop) -> None:
+def structure(run: Run) -> Any:
+    return population.structure(run.prepared.gan, run.config)
+
+
+def hold_programs(sweep: Sweep, run: Run) -> None:
+    """Drops all compiled programs where one more structure than HELD is about to be compiled.
+
+    Linux grants a process 65,530 maps; a structure's programs take about 600, and a process that
+    gets no more ends without a Python error.
+    """
+    sweep.compiled.add(structure(run))
+    if len(sweep.compiled) > HELD:
+        jax.clear_caches()
+        sweep.compiled.clear()
+        sweep.compiled.add(structure(run))
+
+
+def train_group(
+    sweep: Sweep, group: list[Run], folder: Path, together: bool | None, stop: search.Stop
+) -> None:
     """Trains runs of one structure."""
+    hold_programs(sweep, group[0])
     train.train_members(
         [run.config for run in group],
         [run.workdir for run in group],
@@ -381,7 +404,7 @@ def train_asked(
             if not folder.exists():  # remains of a worker that had other runs together
                 for run in group:
                     shutil.rmtree(run.workdir, ignore_errors=True)
-            train_group(group, folder, True, stop)
+            train_group(sweep, group, folder, True, stop)
         for trial in trials:
             end_trial(sweep, study, trial, members[trial.slot])
     else:
@@ -404,6 +427,7 @@ def train_alone(
             pruned |= study.report(trial, steps_before + row["step"], distance)
         return pruned or population.is_lost(row)
 
+    hold_programs(sweep, members[0])
     for run in members:
         if not stop() and not pruned:
             train.train_together(

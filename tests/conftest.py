@@ -90,6 +90,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """A module's compiled programs go with it: Linux grants a process 65,530 maps, and they fill up.
+
+    The one that gets no more ends without a Python error.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def make_config() -> Callable[..., ConfigDict]:
     """make_config('configs/digits.py:goodfellow', {'optimizer.generator.name': 'sgd'})."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from conftest import ROOT
 import ranking
 import runs
 import search
+import sweep
 import train
 
 SMALL = {
@@ -177,6 +179,25 @@ MISTAKES = {
     "a target never written": (("--target=eval/fid",), "--target='eval/fid' is never logged"),
     "a target without scores": (("--target=eval/fd_classifier", "--config.eval_every=0"), "never logged"),
 }  # fmt: skip
+
+
+def test_programs_of_structures_that_are_done_go(command, tmp_path, monkeypatch):
+    """They would fill the maps that Linux grants a process, in which it ends without a word."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not list them")
+    monkeypatch.setattr(sweep, "HELD", 1)
+    train_members, found = train.train_members, []
+
+    def counted(*args, **words):
+        found.append(len(maps.read_text().splitlines()))
+        train_members(*args, **words)
+
+    monkeypatch.setattr(train, "train_members", counted)
+    words = [*UNSCORED, "--grid=config.generator.width=8,16,24,32", f"--workdir={tmp_path}/sweep"]
+    assert command("sweep.py", *words).code == 0
+    assert len(found) == 4
+    assert max(found[1:]) < found[0] + 200
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
