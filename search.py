@@ -150,6 +150,12 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
             time.sleep(0.2 * attempt)
 
 
+def no_answer(error: BaseException) -> OSError:
+    """What a worker says of Optuna's StorageInternalError."""
+    reason = str(error.__cause__ or error).partition("\n")[0]
+    return OSError(f"the storage of the search does not answer: {reason}")
+
+
 class Study:
     """A search that this worker takes part in; a context, at whose end nothing is held any more.
 
@@ -191,12 +197,16 @@ class Study:
         self._states = optuna.trial.TrialState
         self._num = num
         pruner = optuna.pruners.MedianPruner(n_warmup_steps=patience)
-        self._study = optuna.create_study(
-            storage=storage, study_name=name, pruner=pruner, load_if_exists=True
-        )
-        if "sweep" not in self._study.user_attrs:
-            self._study.set_user_attr("sweep", swept)
-        if self._study.user_attrs["sweep"] != swept:
+        try:
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, pruner=pruner, load_if_exists=True
+            )
+            if "sweep" not in self._study.user_attrs:
+                self._study.set_user_attr("sweep", swept)
+            others = self._study.user_attrs["sweep"]
+        except optuna.exceptions.StorageInternalError as error:
+            raise no_answer(error) from error
+        if others != swept:
             raise app.UsageError(
                 f"study {name} of the storage is another search: choose another --workdir"
             )
@@ -230,8 +240,7 @@ class Study:
             with contextlib.suppress(OSError):
                 (self._folder / self._worker).unlink()
         if isinstance(error, self._optuna.exceptions.StorageInternalError):
-            reason = str(error.__cause__ or error).partition("\n")[0]
-            raise OSError(f"the storage of the search does not answer: {reason}") from error
+            raise no_answer(error) from error
 
     def take(self, num: int, stop: Stop) -> list[Trial]:
         """Up to `num` slots to train; waits where others hold all that are left.

@@ -19,6 +19,7 @@ from conftest import ROOT
 from test_sweep import table
 from test_train import CARRYING, assert_same_run, rows, wait_for
 
+import runs
 from checkpoints import Checkpoints
 
 # Runs train.py or sweep.py, which stops for good where the phase that is named begins.
@@ -299,3 +300,25 @@ def test_it_is_killed_and_started_again(tmp_path, kind, times):
     print(f"{kind}: {seconds:.0f} s of training, killed in {phases} and {survived} times at random")
     if kind == "what is carried":
         assert len(phases) == len(PHASES)
+
+
+@pytest.mark.long
+def test_a_gpu_gives_the_same_bits(tmp_path):
+    """With --deterministic, in two processes; beside it what it costs."""
+    words = [sys.executable, "train.py", "--config=configs/digits.py:dcgan"]
+    words += ["--config.num_steps=2000", "--config.generator.width=64", "--config.eval_every=0"]
+    environment = {k: value for k, value in os.environ.items() if k != "JAX_PLATFORMS"}
+    probe = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    found = subprocess.run(probe, env=environment, capture_output=True, text=True, check=True)
+    if found.stdout.strip() != "gpu":
+        pytest.skip("no GPU")
+    for name, flags in [
+        ("once", ["--deterministic"]),
+        ("again", ["--deterministic"]),
+        ("free", []),
+    ]:
+        own = [*words, *flags, f"--workdir={tmp_path / name}"]
+        subprocess.run(own, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+        seconds = [row["seconds"] for row in runs.read_metrics(tmp_path / name)]
+        print(f"{name}: {seconds[-1] - seconds[0]:.1f} s between the first row and the last")
+    assert_same_run(tmp_path / "once", tmp_path / "again")

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -228,6 +229,29 @@ def test_another_search_of_that_name_is_refused(join):
     join("a", swept={"seeds": 1})
     with pytest.raises(app.UsageError, match="is another search"):
         join("b", swept={"seeds": 2})
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_storage_that_breaks_is_one_line(tmp_path, when):
+    file = tmp_path / "search.db"
+    storage = search.open_storage(f"sqlite:///{file}")
+
+    def work():
+        if when == "before":
+            lose_tables(file)
+        with search.Study(storage, {}, R1, (), 3, 0, 60.0, 0, tmp_path) as study:
+            lose_tables(file)
+            study.take(1, never)
+
+    with pytest.raises(OSError, match=r"storage of the search does not answer: .*no such table"):
+        work()
+
+
+def lose_tables(file):
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        for table in ("studies", "trials"):
+            connection.execute(f"ALTER TABLE {table} RENAME TO {table}_lost")
+        connection.commit()
 
 
 def test_more_slots_are_added(join):
