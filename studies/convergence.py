@@ -379,6 +379,7 @@ def draw_spectrum(file: Path, rows: list[dict[str, Any]]) -> None:
             axis.axvline(0, color="#bbbbbb", linewidth=0.5)
             axis.set_xscale("symlog", linthresh=1e-3)
             axis.set_yscale("symlog", linthresh=1e-3)
+            axis.set_xticks((-10, -0.1, 0, 0.1, 10))
             axis.set_title(f"step {step:,}, {row['modes']:.0f} modes", fontsize=9)
             axis.tick_params(labelsize=6)
         line[0].set_ylabel(f"{game}\nimaginary", fontsize=8)
@@ -430,6 +431,7 @@ def main(argv: list[str]) -> None:
     out = Path(OUT.value)
     if not out.is_dir():
         raise app.UsageError(f"--out={out}: there is no such folder")
+    print("The Dirac-GAN, by loss and penalty", flush=True)
     rows = dirac_rows()
     tables.write_csv(out / "convergence.csv", rows)
     draw_fields(out / "convergence.png")
