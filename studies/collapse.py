@@ -2,9 +2,10 @@
 
     python studies/collapse.py [--out=docs/studies] [--seeds=3] [--num_steps=5000]
 
-One recipe that loses modes, and remedies that change one thing each. Every run is train.py's, with
-a folder of its own under --runs, from which a second start goes on. `collapse.png` has the modes
-that are found over time, `collapse.gif` what a run of each draws on the way.
+One recipe that loses modes, remedies that change one thing each, and those of R3GAN at once: the
+paired relativistic loss, both penalties, smaller rates and an average. Every run is train.py's,
+with a folder of its own under --runs, from which a second start goes on. `collapse.png` has the
+modes that are found over time, `collapse.gif` what a run of each draws on the way.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", 5_000, "Of each run.", lower_bound
 DATASETS = {"ring": 8, "grid": 25}  # and how many modes they have
 RATES = "optimizer.generator.learning_rate", "optimizer.discriminator.learning_rate"
 BASE: dict[str, Any] = {"penalties.r1": 0.0, "ema_half_life": 0.0} | dict.fromkeys(RATES, 2e-3)
+SMALLER, AVERAGE = dict.fromkeys(RATES, 2e-4), {"ema_half_life": 20_000.0}
+R1_R2 = {"penalties.r1": 1.0, "penalties.r2": 1.0}
 CURES: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "smaller rates": dict.fromkeys(RATES, 2e-4),
+    "smaller rates": SMALLER,
     "two rates": {RATES[0]: 2e-4},
-    "average": {"ema_half_life": 20_000.0},
+    "average": AVERAGE,
     "packing of 4": {"packing": 4},
-    "R1 + R2": {"penalties.r1": 0.1, "penalties.r2": 0.1},
+    "R1 + R2": R1_R2,
+    "as R3GAN": {"loss": "relativistic_paired"} | R1_R2 | SMALLER | AVERAGE,
 }
 MOMENTS = 50  # that a run is scored at, and pictures there are of it
 PANEL = 180  # pixels of a run in the movie
@@ -107,7 +111,7 @@ def of(rows: list[dict[str, Any]], dataset: str, cure: str, name: str) -> np.nda
 
 def draw(file: Path, rows: list[dict[str, Any]]) -> None:
     """Modes over time: a panel a data set and remedy, a line a seed."""
-    figure = Figure((14, 5), layout="tight")
+    figure = Figure((15, 4.6), layout="tight")
     axes = figure.subplots(len(DATASETS), len(CURES), sharex=True, sharey="row", squeeze=False)
     for (dataset, num), line in zip(DATASETS.items(), axes):
         steps = sorted({row["step"] for row in rows if row["dataset"] == dataset})
