@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from absl import app, logging
 
+import devices
+
 HASHES = "sha256.json"
 
 
@@ -117,7 +119,7 @@ class Checkpoints:
         return [c in latest or c.step == self.best_step for c in checkpoints]
 
     def restore(self, state: Any, step: int | None = None) -> Any:
-        """A step's state, in the structure, types and shapes of `state`, on the first device.
+        """A step's state, in the structure, types and shapes of `state`, on every device in use.
 
         Args:
           state: arrays, or what has their shapes and types.
@@ -126,7 +128,7 @@ class Checkpoints:
         Raises:
           app.UsageError: it cannot be read.
         """
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = devices.everywhere()
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             jax.eval_shape(lambda: state),

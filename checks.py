@@ -12,6 +12,7 @@ from absl import app
 
 import cli
 import data
+import devices
 import gan as gans
 import scores
 from augment import AUGMENTATIONS, D_AUGMENTATIONS
@@ -57,6 +58,7 @@ def check_values(config: ConfigDict) -> None:
         "steps_per_call",
         "checkpoints_kept",
         "max_rollbacks",
+        "devices",
     ):
         value = config[field]
         _require(value is None or value >= 1, f"{field} must be at least 1, not {value}")
@@ -104,6 +106,12 @@ def check_values(config: ConfigDict) -> None:
     _require(
         together % config.packing == 0,
         f"packing={config.packing} does not divide the {together} examples of a (micro-)batch",
+    )
+    num = devices.make_mesh(config.devices).size
+    _require(
+        together % num == 0 or config.population > 1,
+        f"{num} devices do not divide the {together} examples of a (micro-)batch: "
+        f"--config.devices={math.gcd(together, num)} does",
     )
     group, judged = config.discriminator.minibatch_stddev or 0, together // config.packing
     _require(
@@ -352,6 +360,8 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
         unused["checkpoints_kept"] = "checkpoint_every is 0"
     if config.on_nan == "stop":
         unused["max_rollbacks"] = "on_nan is stop"
+    if devices.make_mesh(config.devices).size == 1 or config.population > 1:
+        unused["shard_state"] = "one device has the whole state"
     if not config.target.metric:
         unused["target.value"] = "target.metric is not set"
     if config.dataset in data.TOYS:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 import data
+import devices
 import gan as gans
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ def describe(config: ConfigDict, dataset: data.Dataset, gan: gans.Gan) -> str:
         f"{memory.temp_size_in_bytes / 1e6:,.3g} MB of working memory "
         f"(XLA, {jax.devices()[0].device_kind})",
     ]
+    num = devices.make_mesh(config.devices).size
+    if num > 1:
+        split, whole = (devices.bytes_on_each(state, num, shard) for shard in (True, False))
+        here, other = (split, whole) if config.shard_state else (whole, split)
+        sections.append(
+            f"{num} devices: {here / 1e6:,.3g} MB of state on each "
+            f"({other / 1e6:,.3g} with shard_state={not config.shard_state})"
+        )
     return "\n\n".join(sections)
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 import checks
 import cli
 import data
+import devices
 import gan as gans
 import runs
 import scores
@@ -44,15 +45,16 @@ def main(argv: list[str]) -> None:
     del argv
     workdir = Path(os.path.expanduser(cli.WORKDIR.value)) if cli.WORKDIR.value else None
     config = read_config(workdir)
-    if SAMPLES.value:
-        images = data.folder(Path(os.path.expanduser(SAMPLES.value)), None).images
-        dataset = data.load(config)
-        images = as_shape(images, dataset.spec.shape)
-        judge = scores.make_judge(config, dataset, len(images))
-        results = [{"samples": SAMPLES.value, **scores.with_floor(judge, images)}]
-    elif workdir:
-        judge = scores.make_judge(config, data.load(config))
-        results = score_run(config, workdir, judge)
+    with devices.used(devices.make_mesh()):
+        if SAMPLES.value:
+            images = data.folder(Path(os.path.expanduser(SAMPLES.value)), None).images
+            dataset = data.load(config)
+            images = as_shape(images, dataset.spec.shape)
+            judge = scores.make_judge(config, dataset, len(images))
+            results = [{"samples": SAMPLES.value, **scores.with_floor(judge, images)}]
+        elif workdir:
+            judge = scores.make_judge(config, data.load(config))
+            results = score_run(config, workdir, judge)
     for result in results:
         print(table(judge, result), end="\n\n")
     if JSON.value:

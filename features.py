@@ -25,6 +25,7 @@ from safetensors.numpy import load
 from tqdm import tqdm
 
 import data
+import devices
 import inception as inception_network
 import torch_files
 
@@ -114,7 +115,7 @@ def classifier(dataset: str, shape: tuple[int, ...], weights: str | None = None)
 
     @jax.jit
     def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs: Any = network.apply(variables, images, train=False)
+        outputs: Any = network.apply(variables, devices.split(images), train=False)
         return outputs
 
     if stacked:
@@ -181,7 +182,7 @@ def inception(
 
     @jax.jit
     def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs: Any = network.apply(variables, resize(images))
+        outputs: Any = network.apply(variables, resize(devices.split(images)))
         return outputs.features, outputs.logits_without_bias
 
     suffix = "inception" if resizing == "tensorflow" else f"inception_{resizing}"

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 from flax import struct
 
+import devices
 from augment import AUGMENTATIONS, adapt, d_augment
 from losses import LOSSES
 from models import DISCRIMINATORS, GENERATORS, MOMENTUM, network_fields
@@ -687,16 +688,18 @@ def _prepare(gan: Gan, key: jax.Array, batch: Batch, i: int) -> Examples:
     images = batch["images"][i]
     latent_key, *keys = jax.random.split(key, 1 + len(gan.augmentations))
     look_keys = jax.random.split(jax.random.fold_in(key, LOOK_KEY), (gan.batch_size, 3))
-    real = to_float(images).reshape(gan.batch_size, *images.shape[2:])
+    real = to_float(images)
     for key, (name, strength) in zip(keys, gan.augmentations):
-        real = AUGMENTATIONS[name](key, real, strength)  # type: ignore[arg-type]
+        flat = real.reshape(gan.batch_size, *images.shape[2:])
+        real = AUGMENTATIONS[name](key, flat, strength).reshape(images.shape)  # type: ignore[arg-type]
     latents = draw_latents(gan, latent_key, gan.batch_size)
-    return Examples(
-        real.reshape(images.shape),
+    examples = Examples(
+        real,
         batch["labels"][i] if gan.num_classes else None,
         latents.reshape(*images.shape[:2], gan.latent_dim),
         look_keys.reshape(*images.shape[:2], 3),
     )
+    return devices.split(examples, axis=1)
 
 
 def _d_gradient(

@@ -86,9 +86,12 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
 def _parts(outputs: jax.Array) -> int:
     """Into how many a batch is split, so that a part's outputs stay in the cache of a CPU's core.
 
-    XLA sums a kernel's gradient over the images innermost, and fetches them at every pixel.
+    XLA sums a kernel's gradient over the images innermost, and fetches them at every pixel. A batch
+    that lies over several devices stays whole: its parts would move from one to the other.
     """
     parts = 1
+    if not jax.sharding.get_abstract_mesh().empty:
+        return parts
     while parts < PARTS and outputs.nbytes > parts * CACHE and len(outputs) % (2 * parts) == 0:
         parts *= 2
     return parts

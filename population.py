@@ -103,18 +103,17 @@ def advance(
     return Population(states.replace(step=new.step), frozen), metrics
 
 
-def shard(population: Population) -> Population:
-    """Spread over the devices there are, as far as their number divides the members."""
-    num = math.gcd(len(population.frozen), jax.device_count())
-    mesh = Mesh(np.array(jax.devices()[:num]), ("members",))
+def make_mesh(num_members: int, mesh: Mesh) -> Mesh:
+    """Of members, over as many devices of a mesh as divide them."""
+    num = math.gcd(num_members, mesh.size)
+    return Mesh(mesh.devices.ravel()[:num], ("members",))
 
-    def place(leaf: jax.Array, axis: int | None) -> jax.Array:
-        spec = PartitionSpec() if axis is None else PartitionSpec("members")
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-    states = jax.tree.map(lambda leaf: place(leaf, 0), population.states.replace(step=None))
-    states = states.replace(step=place(population.step, None))
-    return Population(states, place(population.frozen, 0))
+def shardings(mesh: Mesh) -> Population:
+    """How a population lies over a mesh of `make_mesh`, for `jax.device_put`."""
+    whole, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("members",)))
+    states = jax.tree.map(lambda axis: spread, AXES).replace(step=whole)
+    return Population(states, spread)  # type: ignore[arg-type]
 
 
 def gains() -> bool:

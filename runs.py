@@ -31,11 +31,13 @@ from configs import default
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-# What a resumed run may change: how long it goes on, how often it reports, what it does about
-# numbers that are not finite, and where it finds a file that is checked by its hash.
+# What a resumed run may change: how long it goes on and on what, how often it reports, what it does
+# about numbers that are not finite, and where it finds a file that is checked by its hash.
 RESUMABLE = (
     "num_steps",
     "target",
+    "devices",
+    "shard_state",
     "log_every",
     "sample_every",
     "eval_every",

@@ -19,6 +19,7 @@ import numpy as np
 from absl import app
 
 import data
+import devices
 import features
 import gan as gans
 import metrics
@@ -355,7 +356,7 @@ def _draw_batch(
     labels: jax.Array | None,
     truncation: float | None,
 ) -> tuple[Any, jax.Array]:
-    latents = gans.draw_latents(gan, key, BATCH_SIZE, truncation)
+    latents = devices.split(gans.draw_latents(gan, key, BATCH_SIZE, truncation))
     examples = gans.sample(gan, network, latents, labels)
     finite = jax.numpy.isfinite(examples).all()
     return gans.to_uint8(examples) if examples.ndim == 4 else examples, finite

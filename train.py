@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ import checks
 import cli
 import data
 import describe
+import devices
 import gan as gans
 import population
 import report
@@ -66,7 +68,7 @@ ROLLBACK_RATE = 0.5  # times the learning rates, at every rollback
 NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
 
 
-@functools.partial(jax.jit, static_argnames=("gan", "lazy"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("gan", "lazy", "shard"), donate_argnames="state")
 def train_steps(
     gan: gans.Gan,
     state: State,
@@ -74,23 +76,28 @@ def train_steps(
     indices: jax.Array,
     num: jax.Array | None = None,
     lazy: bool = True,
+    shard: bool = False,
 ) -> tuple[State, dict[str, jax.Array]]:
     """`num` updates on the examples at `indices`, [steps_per_call, ...]; the last one's metrics.
 
     None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
     A population's indices are [steps_per_call, members, ...], and its metrics [members].
+    `shard` is of the devices in use: see `devices.specs`.
     """
 
     def steps(state: gans.GanState, indices: jax.Array) -> tuple[gans.GanState, dict]:
+        def read(i: int | jax.Array) -> gans.Batch:
+            return data.take(examples, devices.split(indices[i], axis=2))
+
         if len(indices) == 1:
-            return gans.update(gan, state, data.take(examples, indices[0]), lazy)
-        num_steps = len(indices) if num is None else num
-        return gans.updates(gan, state, lambda i: data.take(examples, indices[i]), num_steps)
+            return gans.update(gan, state, read(0), lazy)
+        return gans.updates(gan, state, read, len(indices) if num is None else num)
 
     if isinstance(state, Population):
         return population.advance(steps, state, indices)
-    return steps(state, indices)
+    state, metrics = steps(state, indices)
+    return devices.lay(state, shard), metrics
 
 
 def next_steps(
@@ -112,7 +119,10 @@ def next_steps(
     lazy = (step + num) % config.lazy_every == 0
     rows = np.stack([indices(step + min(i, num - 1)) for i in range(config.steps_per_call)])
     fewer = num if num < len(rows) else None
-    state, metrics = train_steps(gan, state, examples, rows, fewer, lazy or len(rows) > 1)
+    lazy_call = lazy or len(rows) > 1
+    state, metrics = train_steps(
+        gan, state, examples, rows, fewer, lazy_call, shard=config.shard_state
+    )
     carried = {name: metrics[name] for name in metrics if lazy or name not in gan.penalties}
     return state, carried, num
 
@@ -130,7 +140,7 @@ def sample(
     gan: gans.Gan, network: gans.Network, latents: jax.Array, labels: jax.Array | None = None
 ) -> jax.Array:
     """A generator's examples, images as uint8."""
-    examples = gans.sample(gan, network, latents, labels)
+    examples = gans.sample(gan, network, devices.split(latents), labels)
     return gans.to_uint8(examples) if examples.ndim == 4 else examples
 
 
@@ -223,6 +233,7 @@ class Training(NamedTuple):
 
     prepared: Prepared
     checkpoints: Checkpoints
+    mesh: Mesh
     state: State
     members: list[Member]
     resuming: bool
@@ -291,9 +302,10 @@ def train_together(
     dataset, gan, judge = training.prepared
     state, members = training.state, training.members
     config, num_members = members[0].config, len(members)
-    examples = {"images": jax.device_put(dataset.images)}
+    everywhere = devices.whole(training.mesh)
+    examples = {"images": jax.device_put(dataset.images, everywhere)}
     if gan.num_classes:
-        examples["labels"] = jax.device_put(dataset.labels)
+        examples["labels"] = jax.device_put(dataset.labels, everywhere)
     labels = gans.class_rows(gan, 10, NUM_SAMPLES // 10)
 
     def indices(step: int) -> np.ndarray:
@@ -319,12 +331,9 @@ def train_together(
     ending = stopped or reached or stop() or (num_members == 1 and watch(members[0].log.last))
     metrics: dict[str, jax.Array] = {}
     going, lost = population.going(state), []
-    if _due(step, config.sample_every, reached or step == config.num_steps):
-        for i in going:  # the first picture; or one that a kill has left out
-            if not runs.sample_path(members[i].workdir, step).exists():
-                report_picture(i)
     calls = 0
     with (
+        devices.used(training.mesh),
         tqdm(
             total=config.num_steps * config.batch_size * num_members,
             initial=step * config.batch_size * num_members,
@@ -335,6 +344,10 @@ def train_together(
         contextlib.ExitStack() as tracing,
     ):
         try:
+            if _due(step, config.sample_every, reached or step == config.num_steps):
+                for i in going:  # the first picture; or one that a kill has left out
+                    if not runs.sample_path(members[i].workdir, step).exists():
+                        report_picture(i)
             while step < config.num_steps and not ending:
                 previous = metrics
                 calls += 1
@@ -537,6 +550,12 @@ def begin(
         raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
     abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
     donor = read_donor(init_from, abstract_state) if init_from else None
+    mesh = devices.make_mesh(configs[0].devices)
+    if len(configs) > 1:
+        mesh = population.make_mesh(len(configs), mesh)
+        places = population.shardings(mesh)
+    else:
+        places = devices.shardings(mesh, abstract_state, configs[0].shard_state)
 
     def draw() -> State:
         states = [gans.init(gan, config, jax.random.key(config.seed)) for config in configs]
@@ -564,8 +583,7 @@ def begin(
         rollbacks = max(rollbacks, before)
     if donor and configs[0].checkpoint_every:
         checkpoints.save(0, state)  # a resume does not name the donor again
-    if isinstance(state, Population):
-        state = population.shard(state)
+    state = jax.device_put(state, places)
     members = []
     for i, (config, workdir) in enumerate(zip(configs, workdirs)):
         key = population.member(state, i).key
@@ -590,7 +608,7 @@ def begin(
             member.checkpoints.set_aside(int(state.step))
         find_best(member)
         members.append(member)
-    return Training(prepared, checkpoints, state, members, resuming[0], rollbacks, locks)
+    return Training(prepared, checkpoints, mesh, state, members, resuming[0], rollbacks, locks)
 
 
 def close(training: Training) -> None:

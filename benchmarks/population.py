@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
+import devices  # noqa: E402
 import gan as gans  # noqa: E402
 import population  # noqa: E402
 import runtime  # noqa: E402
@@ -75,7 +76,8 @@ def calls(workload: str, members: int | None) -> tuple[Call, float]:
     ]
     state: population.State = states[0]
     if members:
-        state = population.shard(population.stack(states))
+        mesh = population.make_mesh(members, devices.make_mesh())
+        state = jax.device_put(population.stack(states), population.shardings(mesh))
     examples = {"images": jax.device_put(dataset.images)}
     step = 0
 

@@ -63,6 +63,10 @@ def get_config() -> ConfigDict:
     # extragradient: both descend by the gradients of where a simultaneous step would lead
     config.update_rule = "alternating"
 
+    # Devices: each batch is split over them
+    config.devices = config_dict.placeholder(int)  # of this machine; None: all
+    config.shard_state = False  # moments and average are split, too: less memory on each
+
     # Optimisation
     config.batch_size = 128  # images of one update
     config.accumulate = 1  # micro-batches of a batch, one after the other: less memory

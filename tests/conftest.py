@@ -26,10 +26,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import cli
+import devices
 import gan as gans
 
 ROOT = Path(__file__).parent.parent
-jax.config.update("jax_num_cpu_devices", 4)  # for meshes
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes
 jax.config.update("jax_enable_compilation_cache", False)  # in this process; a command's may
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker:  # slower programs, compiled in a half to a quarter of the time; alone tests do without
@@ -88,6 +89,19 @@ def run_study(name: str, *words: str) -> subprocess.CompletedProcess:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or writes the user's cache folder."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_device() -> Iterator[None]:
+    """Training takes one device, as on a user's CPU, where a test does not ask for `every_device`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "local_devices", lambda: jax.local_devices()[:1])
+        yield
+
+
+@pytest.fixture
+def every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "local_devices", jax.local_devices)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -210,7 +210,7 @@ def test_fields_that_do_nothing(make_config):
     config = make_config("configs/mnist.py:goodfellow")
     unused = set(checks.unused_fields(config))
     fields = {"recipe", "lazy_every", "target.value", "inception_weights"}
-    fields |= {"d_augment_probability", "ada_images", "max_rollbacks"}
+    fields |= {"d_augment_probability", "ada_images", "max_rollbacks", "shard_state"}
     fields |= {field for field in cli.field_types(config) if field.endswith("_end")}
     for player in ("generator", "discriminator"):
         numbers = ("b1", "b2", "momentum", "decay")

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gan as gans
 from data import Spec
@@ -544,26 +543,6 @@ def test_bfloat16_keeps_parameters_and_losses(make_config):
     assert dtypes == {jnp.dtype("float32")}
     assert float(half_metrics["d_loss"]) == pytest.approx(float(metrics["d_loss"]), rel=0.05)
     assert float(half_metrics["d_loss"]) != float(metrics["d_loss"])  # it is another arithmetic
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_mesh_computes_what_one_device_does_with_the_whole_batch(make_config, recipe):
-    """Nothing but annotations: the batch is split over the devices, the state is on each."""
-    sgd = {f"optimizer.{p}.name": "sgd" for p in ("generator", "discriminator")}
-    rate = {f"optimizer.{p}.learning_rate": 1.0 for p in ("generator", "discriminator")}
-    _, gan, state = small(make_config, recipe, **sgd, **rate)
-    batch = make_batch(gan)
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(None, None, "data"))
-    step = jax.jit(gans.update, static_argnums=0)
-    after, metrics = step(gan, jax.device_put(state, everywhere), jax.device_put(batch, split))
-    expected, expected_metrics = step(gan, state, batch)
-    assert_close(metrics, expected_metrics, rtol=1e-4)
-    assert_same_descent(state, after, expected, rtol=1e-4)
-    assert_close(after.discriminator.variables, expected.discriminator.variables, rtol=1e-4)
-    assert_close(after.average, expected.average, rtol=1e-4)
-    assert len(after.key.devices()) == 4
 
 
 def test_points_stay_as_they_are_and_images_are_scaled_and_rounded():

@@ -14,6 +14,7 @@ import pytest
 
 import cli
 import data
+import devices
 import gan as gans
 import population
 import runs
@@ -128,21 +129,22 @@ def test_a_member_that_is_lost_is_frozen(make_config):
         assert_equal(population.member(together, i), population.member(tame, i))
 
 
-def test_members_are_spread_over_devices(make_config):
+def test_members_are_spread_over_devices(make_config, every_device):
     """Four members on four devices have one each, and the bits of an unsharded population."""
     _, gan, states, examples, orders = start(make_config, "goodfellow")
     states.append(gans.init(gan, start(make_config, "goodfellow")[0][0], jax.random.key(9)))
     rows = np.stack([order(0) for order in [*orders, orders[0]]])[None]
     whole = population.stack([jax.tree.map(jnp.copy, state) for state in states])
-    spread = population.shard(population.stack(states))
-    assert len(spread.frozen.sharding.device_set) == 4
+    mesh = population.make_mesh(4, devices.make_mesh())
+    assert mesh.size == 4
+    spread = jax.device_put(population.stack(states), population.shardings(mesh))
     whole, _ = train.train_steps(gan, whole, examples, rows)
     spread, _ = train.train_steps(gan, spread, examples, rows)
     kernel = spread.states.generator.params["Dense_0"]["kernel"]
     assert [shard.data.shape[0] for shard in kernel.addressable_shards] == [1] * 4
     assert_close(spread.states.replace(key=None), whole.states.replace(key=None))
-    three = population.shard(population.stack(states[:3]))
-    assert len(three.frozen.sharding.device_set) == 1  # three do not divide by four, or two
+    for members, used in ((3, 1), (6, 2), (16, 8)):
+        assert population.make_mesh(members, devices.make_mesh()).size == used
 
 
 def test_what_is_a_number_of_the_state_is_no_structure(make_config):

@@ -66,7 +66,7 @@ def test_environment_says_what_a_result_depends_on():
     environment = runs.environment()
     json.dumps(environment)
     assert {"jax", "flax", "optax", "numpy"} <= set(environment["versions"])
-    assert environment["devices"] == ["cpu"] * 4
+    assert environment["devices"] == ["cpu"] * 8
     assert environment["git_revision"] is None or len(environment["git_revision"]) >= 40
 
 

@@ -1,0 +1,120 @@
+"""The devices that a run uses, and how its arrays lie on them.
+
+They are a mesh of one axis, DATA. Along it a batch is split; the states are on every device, or
+their averages and optimisers' moments are split, too. The compiler does the rest, with what the
+whole batch gives: means, batch statistics, packs and gradients are those of one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from absl import app
+from jax import local_devices
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+
+DATA = "data"
+
+
+def make_mesh(num: int | None = None) -> Mesh:
+    """Of the first `num` local devices, or of all.
+
+    Raises:
+      app.UsageError: there are not so many.
+    """
+    there = local_devices()
+    if num is not None and num > len(there):
+        raise app.UsageError(
+            f"devices={num}: there are {len(there)} ({there[0].device_kind}) on this machine"
+        )
+    chosen = there[:num]
+    return jax.make_mesh((len(chosen),), (DATA,), axis_types=(AxisType.Auto,), devices=chosen)
+
+
+@contextlib.contextmanager
+def used(mesh: Mesh) -> Iterator[None]:
+    """In it `split` splits; not over one device, nor over the devices of a population's members."""
+    splits = mesh.size > 1 and DATA in mesh.axis_names
+    with jax.set_mesh(mesh) if splits else contextlib.nullcontext():
+        yield
+
+
+def everywhere() -> Sharding:
+    """Of arrays that each of the devices in use is to have; without any, the first device."""
+    mesh = jax.sharding.get_mesh()
+    return SingleDeviceSharding(jax.devices()[0]) if mesh.empty else whole(mesh)
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Of arrays that each device of a mesh is to have."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(arrays: Any, axis: int = 0) -> Any:
+    """Arrays along an axis over the devices in use: inside a program."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return arrays
+    spec = PartitionSpec(*[None] * axis, DATA)
+    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), arrays)
+
+
+def lay(state: Any, shard: bool) -> Any:
+    """A `GanState` as `specs` has it over the devices in use: inside a program."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return state
+    return jax.lax.with_sharding_constraint(state, specs(state, mesh.size, shard))
+
+
+def shardings(mesh: Mesh, state: Any, shard: bool) -> Any:
+    """`specs` for `jax.device_put`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(state, mesh.size, shard))
+
+
+def specs(state: Any, num: int, shard: bool) -> Any:
+    """How a state's leaves lie over `num` devices.
+
+    All are on every device; or, with `shard`, those that only an update's end needs, the moments of
+    the optimisers and the average, are split, each along its longest axis that `num` divides.
+
+    Args:
+      state: a `GanState` of arrays, or of their shapes.
+    Returns:
+      A PartitionSpec a leaf.
+    Source: Rajbhandari et al. 2020 (ZeRO), stage 1; where communication is needed XLA says.
+    """
+    found = jax.tree.map(lambda leaf: PartitionSpec(), state)
+    if not shard:
+        return found
+
+    def along_longest(leaf: Any) -> PartitionSpec:
+        axes = [i for i, size in enumerate(leaf.shape) if size and size % num == 0]
+        if not axes:
+            return PartitionSpec()
+        longest = max(axes, key=lambda i: leaf.shape[i])
+        return PartitionSpec(*[None] * longest, DATA)
+
+    players = {
+        name: getattr(found, name).replace(
+            opt_state=jax.tree.map(along_longest, getattr(state, name).opt_state)
+        )
+        for name in ("generator", "discriminator")
+    }
+    return found.replace(average=jax.tree.map(along_longest, state.average), **players)
+
+
+def bytes_on_each(state: Any, num: int, shard: bool) -> int:
+    """Bytes of a state on one of `num` devices."""
+    shares = jax.tree.map(lambda spec: num if DATA in spec else 1, specs(state, num, shard))
+    sizes = jax.tree.map(lambda x, share: x.size * x.dtype.itemsize // share, state, shares)
+    return sum(jax.tree.leaves(sizes))
