@@ -118,20 +118,23 @@ class Checkpoints:
         latest = [*checkpoints[-self._kept :], *due[-1:]]
         return [c in latest or c.step == self.best_step for c in checkpoints]
 
-    def restore(self, state: Any, step: int | None = None) -> Any:
-        """A step's state, in the structure, types and shapes of `state`, on every device in use.
+    def restore(self, state: Any, step: int | None = None, places: Any = None) -> Any:
+        """A step's state, in the structure, types and shapes of `state`.
 
         Args:
           state: arrays, or what has their shapes and types.
           step: of `steps`; None: the latest.
+          places: a sharding, or a tree of them; None: every device in use.
 
         Raises:
           app.UsageError: it cannot be read.
         """
-        place = devices.everywhere()
+        abstract = jax.eval_shape(lambda: state)
+        places = jax.tree.broadcast(places or devices.everywhere(), abstract)
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            jax.eval_shape(lambda: state),
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            abstract,
+            places,
         )
         step = self.latest_step() if step is None else step
         try:

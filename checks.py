@@ -107,12 +107,6 @@ def check_values(config: ConfigDict) -> None:
         together % config.packing == 0,
         f"packing={config.packing} does not divide the {together} examples of a (micro-)batch",
     )
-    num = devices.make_mesh(config.devices).size
-    _require(
-        together % num == 0 or config.population > 1,
-        f"{num} devices do not divide the {together} examples of a (micro-)batch: "
-        f"--config.devices={math.gcd(together, num)} does",
-    )
     group, judged = config.discriminator.minibatch_stddev or 0, together // config.packing
     _require(
         group >= 0 and (not group or judged % min(group, judged) == 0),
@@ -203,6 +197,21 @@ def check_use(config: ConfigDict, page: ConfigDict, overrides: list[str]) -> Non
         )
 
 
+def check_devices(config: ConfigDict) -> None:
+    """The devices are there, and divide a (micro-)batch.
+
+    Raises:
+      app.UsageError: they are not, or do not, and which number does.
+    """
+    num = devices.make_mesh(config.devices).size
+    judged = config.batch_size // config.accumulate // config.packing
+    _require(
+        judged % num == 0,
+        f"{num} devices do not divide the {judged} examples or packs of a (micro-)batch: "
+        f"--config.devices={math.gcd(judged, num)} does",
+    )
+
+
 def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
     """Networks, data, penalties, augmentations and target fit each other.
 
@@ -241,7 +250,8 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
     except (ValueError, OverflowError) as error:
         raise app.UsageError(str(error).partition("\n")[0]) from error
     latents = 4 * gan.batch_size * gan.latent_dim
-    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) + latents
+    num = devices.make_mesh(config.devices).size
+    needed = devices.bytes_on_each(state, num, config.shard_state) + latents
     _require(
         needed <= memory(),
         f"these networks and latents need {needed / 2**30:,.0f} GiB, and there are "
@@ -360,7 +370,9 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
         unused["checkpoints_kept"] = "checkpoint_every is 0"
     if config.on_nan == "stop":
         unused["max_rollbacks"] = "on_nan is stop"
-    if devices.make_mesh(config.devices).size == 1 or config.population > 1:
+    if config.population > 1:
+        unused["shard_state"] = "a population is spread by its members"
+    elif (config.devices or len(devices.available())) == 1:
         unused["shard_state"] = "one device has the whole state"
     if not config.target.metric:
         unused["target.value"] = "target.metric is not set"
@@ -372,7 +384,7 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
 
 
 def memory() -> int:
-    """Bytes of memory of the device that trains."""
+    """Bytes of memory of a device that trains."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or data.host_memory()
 

@@ -31,7 +31,7 @@ def describe(config: ConfigDict, dataset: data.Dataset, gan: gans.Gan) -> str:
         f"(XLA, {jax.devices()[0].device_kind})",
     ]
     num = devices.make_mesh(config.devices).size
-    if num > 1:
+    if num > 1 and config.population == 1:
         split, whole = (devices.bytes_on_each(state, num, shard) for shard in (True, False))
         here, other = (split, whole) if config.shard_state else (whole, split)
         sections.append(

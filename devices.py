@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app
-from jax import local_devices
 from jax.sharding import (
     AxisType,
     Mesh,
@@ -26,19 +26,26 @@ from jax.sharding import (
 DATA = "data"
 
 
+def available() -> list[jax.Device]:
+    """The devices of this machine."""
+    return jax.local_devices()
+
+
 def make_mesh(num: int | None = None) -> Mesh:
     """Of the first `num` local devices, or of all.
 
     Raises:
       app.UsageError: there are not so many.
     """
-    there = local_devices()
+    there = available()
     if num is not None and num > len(there):
         raise app.UsageError(
             f"devices={num}: there are {len(there)} ({there[0].device_kind}) on this machine"
         )
-    chosen = there[:num]
-    return jax.make_mesh((len(chosen),), (DATA,), axis_types=(AxisType.Auto,), devices=chosen)
+    types = (AxisType.Auto,)
+    if num in (None, len(there)):
+        return jax.make_mesh((len(there),), (DATA,), axis_types=types, devices=there)
+    return Mesh(np.array(there[:num]), (DATA,), axis_types=types)  # as they come: of a TPU's, any
 
 
 @contextlib.contextmanager

@@ -548,7 +548,7 @@ def standing_statistics(
     total = empty
     for i in range(gan.standing_batches):
         latent_key, label_key = jax.random.split(jax.random.fold_in(key, i))
-        latents = draw_latents(gan, latent_key, gan.batch_size, truncation)
+        latents = devices.split(draw_latents(gan, latent_key, gan.batch_size, truncation))
         labels = None
         if gan.num_classes:
             labels = jax.random.randint(label_key, (gan.batch_size,), 0, gan.num_classes)

@@ -61,6 +61,7 @@ YES = flags.DEFINE_bool("yes", False, f"Train more than {MANY} runs.")
 
 USUAL_TRIALS = 50
 NOT_OF_A_GRID = {"seed": "--seeds=N", "population": "--seeds=N", "recipe": "--config=FILE:RECIPE"}
+OF_A_MACHINE = "devices", "shard_state"  # in which workers of a search may differ
 UNUSUAL = r"[^\w.=,+-]"  # in a folder's name
 # What data and scores depend on.
 DATA_FIELDS = (
@@ -268,7 +269,8 @@ def choose_target(run: Run, name: str | None) -> str:
 
 def swept(sweep: Sweep) -> dict[str, Any]:
     """What makes a sweep this one, as JSON has it."""
-    found = {"config": runs.flatten(sweep.base.to_dict()), "grid": sweep.grid, "seeds": sweep.seeds}
+    config = {k: v for k, v in sweep.base.to_dict().items() if k not in OF_A_MACHINE}
+    found = {"config": runs.flatten(config), "grid": sweep.grid, "seeds": sweep.seeds}
     if sweep.space:
         found |= {"search": sweep.space, "target": sweep.target}
     return json.loads(json.dumps(found))

@@ -192,6 +192,7 @@ def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
       app.UsageError: in one line, what is impossible.
     """
     checks.check_values(config)
+    checks.check_devices(config)
     dataset = known.dataset if known else data.load(config)
     gan = gans.make_gan(config, dataset.spec)
     checks.check_fit(config, gan, dataset)
@@ -465,6 +466,8 @@ def train_members(
     if (together and apart) or (firsts and not together):
         begun = "one after the other" if apart else "together"
         raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
+    if together and configs[0].shard_state:
+        raise app.UsageError("shard_state is for runs that train alone: --notogether")
     if together and not firsts:
         if max_members is None:
             half = checks.memory() // 2 - prepared.dataset.images.nbytes
@@ -563,7 +566,7 @@ def begin(
             states = [with_networks(state, donor) for state in states]
         return states[0] if len(states) == 1 else population.stack(states)
 
-    state = checkpoints.restore(jax.eval_shape(draw), latest) if restoring else None
+    state = checkpoints.restore(jax.eval_shape(draw), latest, places) if restoring else None
     if configs[0].steps_per_call is None:  # of one structure: of them all
         configs = [config.copy_and_resolve_references() for config in configs]
         for config, workdir, begun in zip(configs, workdirs, resuming):
@@ -573,6 +576,8 @@ def begin(
         make_folder(profile)
     locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
     checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
+    if configs[0].shard_state:  # one device may be too small for all of it
+        draw = jax.jit(draw, out_shardings=places)
     state = state or draw()
     notes = []
     if isinstance(state, gans.GanState):

@@ -12,9 +12,7 @@ one device and a link's rate, `calculated` has the share of a step that communic
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -31,14 +29,13 @@ import data  # noqa: E402
 import devices  # noqa: E402
 import gan as gans  # noqa: E402
 import train  # noqa: E402
-from benchmarks.workloads import WORKLOADS, make_config  # noqa: E402
+from benchmarks.workloads import WORKLOADS, make_config, summed  # noqa: E402
 
 MEASURED = flags.DEFINE_multi_enum("measured", None, list(WORKLOADS), "Several times.")
 COUNTED = flags.DEFINE_multi_enum("counted", None, ["dcgan", "r3gan_cifar10"], "Several times.")
 SECONDS = flags.DEFINE_float("seconds", 5.0, "Of a measurement, about.")
 NUM = flags.DEFINE_integer("num", None, "Of devices: one row alone, in this process.")
 NUMS = (1, 2, 4, 8)
-BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 
 
 class Place(NamedTuple):
@@ -123,6 +120,8 @@ def measured(workload: str, num: int, seconds: float) -> float:
 def apart(*words: str, num: int) -> str:
     """The last line of this program in a process that has `num` devices; a CPU is parted."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(num)}
+    if jax.local_device_count() < num:
+        environment["JAX_PLATFORMS"] = "cpu"
     done = subprocess.run(
         [sys.executable, __file__, f"--num={num}", *words],
         env=environment,
@@ -132,23 +131,6 @@ def apart(*words: str, num: int) -> str:
     if done.returncode:
         raise RuntimeError(done.stderr)
     return done.stdout.splitlines()[-1]
-
-
-def summed(text: str) -> tuple[int, int]:
-    """How many sums over the devices a compiled program has, and bytes of all their numbers.
-
-    Raises:
-      ValueError: there is other communication.
-    """
-    pattern = r"= (.*?) (all-\w+|collective-\w+|reduce-scatter|ragged-\w+)(?:-start)?\("
-    times = total = 0
-    for outputs, kind in re.findall(pattern, text):
-        if kind != "all-reduce":
-            raise ValueError(f"{kind} of {outputs}")
-        times += 1
-        for name, shape in re.findall(r"(\w+)\[([\d,]*)\]", outputs):
-            total += BYTES[name] * math.prod(int(n) for n in shape.split(",") if n)
-    return times, total
 
 
 def calculated(counts: dict[str, tuple[int, int]]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -40,3 +42,23 @@ def make_config(workload: str, batch_size: int | None = None) -> ConfigDict:
     config.update_from_flattened_dict(changes)
     config.batch_size = batch_size or config.batch_size
     return config
+
+
+BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
+
+
+def summed(text: str) -> tuple[int, int]:
+    """How many sums over the devices a compiled program has, and bytes of all their numbers.
+
+    Raises:
+      ValueError: there is other communication.
+    """
+    pattern = r"= (.*?) (all-[\w-]+?|collective-[\w-]+?|reduce-scatter|ragged-[\w-]+?)(?:-start)?\("
+    times = total = 0
+    for outputs, kind in re.findall(pattern, text):
+        if kind != "all-reduce":
+            raise ValueError(f"{kind} of {outputs}")
+        times += 1
+        for name, shape in re.findall(r"(\w+)\[([\d,]*)\]", outputs):
+            total += BYTES[name] * math.prod(int(n) for n in shape.split(",") if n)
+    return times, total

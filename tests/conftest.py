@@ -95,13 +95,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def one_device() -> Iterator[None]:
     """Training takes one device, as on a user's CPU, where a test does not ask for `every_device`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "local_devices", lambda: jax.local_devices()[:1])
+        patch.setattr(devices, "available", lambda: jax.local_devices()[:1])
         yield
 
 
 @pytest.fixture
 def every_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "local_devices", jax.local_devices)
+    monkeypatch.setattr(devices, "available", jax.local_devices)
 
 
 @pytest.fixture(autouse=True, scope="module")

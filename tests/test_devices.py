@@ -21,6 +21,7 @@ import gan as gans
 import layers
 import runs
 import train
+from benchmarks.workloads import summed
 from configs.recipes import RECIPES
 
 RTOL = 1e-3  # of a step's gradients, to the largest number of each; of losses
@@ -85,15 +86,10 @@ def check_step(num, make_config, recipe, **changes):
 
 def check_traffic(text, state):
     """Sums over the devices are all there is: of gradients, of each pass apart, and statistics."""
-    sums = 0
-    pattern = r"= (.*?) (all-\w+|collective-\w+|reduce-scatter|ragged-\w+)(?:-start)?\("
-    for outputs, kind in re.findall(pattern, text):
-        assert kind == "all-reduce", outputs
-        shapes = re.findall(r"\w+\[([\d,]*)\]", outputs)
-        sums += sum(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
+    _, summed_bytes = summed(text)
     players = state.generator.params, state.discriminator.params
-    num_params = sum(x.size for x in jax.tree.leaves(players))
-    assert num_params <= sums < 6 * num_params
+    gradients = sum(4 * x.size for x in jax.tree.leaves(players))
+    assert gradients <= summed_bytes < 6 * gradients
 
 
 @pytest.mark.parametrize(
@@ -196,11 +192,24 @@ def test_a_split_state_is_saved_and_goes_on(command, tmp_path, run_alone):
     assert_close_runs(tmp_path / "run", run_alone)
 
 
+def test_a_page_may_have_a_batch_for_others(command, tmp_path, monkeypatch):
+    """And what many devices have trained is scored on one."""
+    words = ["--config.devices=3", "--config.batch_size=48", "--config.num_steps=20"]
+    assert command(*RUN[:2], *words, f"--workdir={tmp_path}/run").code == 0
+    monkeypatch.setattr(devices, "available", lambda: jax.local_devices()[:1])
+    outcome = command("evaluate.py", f"--workdir={tmp_path}/run")
+    assert outcome.code == 0, outcome.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config.batch_size=12"], "8 devices do not divide the 12 examples of a (micro-)batch"),
+        (
+            ["--config.batch_size=12"],
+            "8 devices do not divide the 12 examples or packs of a (micro-)batch",
+        ),
         (["--config.batch_size=12"], "--config.devices=4 does"),
+        (["--config.packing=32"], "8 devices do not divide the 4 examples or packs"),
         (["--config.devices=9"], "devices=9: there are 8"),
         (["--config.devices=0"], "devices must be at least 1, not 0"),
         (["--config.devices=1", "--config.shard_state=True"], "one device has the whole state"),
