@@ -120,9 +120,7 @@ def next_steps(
     rows = np.stack([indices(step + min(i, num - 1)) for i in range(config.steps_per_call)])
     fewer = num if num < len(rows) else None
     lazy_call = lazy or len(rows) > 1
-    state, metrics = train_steps(
-        gan, state, examples, rows, fewer, lazy_call, shard=config.shard_state
-    )
+    state, metrics = train_steps(gan, state, examples, rows, fewer, lazy_call, config.shard_state)
     carried = {name: metrics[name] for name in metrics if lazy or name not in gan.penalties}
     return state, carried, num
 

@@ -33,11 +33,12 @@ ROOT = Path(__file__).parent.parent
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes
 jax.config.update("jax_enable_compilation_cache", False)  # in this process; a command's may
 worker = os.environ.get("PYTEST_XDIST_WORKER")
+usual_flags = os.environ.get("XLA_FLAGS", "")
 if worker:  # slower programs, compiled in a half to a quarter of the time; alone tests do without
     quick = "--xla_backend_optimization_level=0"
     if jax.__version_info__ < (0, 11):
         quick += " --xla_cpu_use_fusion_emitters=false"  # an unknown flag ends a newer one
-    os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = f"{quick} {usual_flags}"
 if worker and hasattr(os, "sched_setaffinity"):  # a core each: XLA's threads would fight for all
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
@@ -78,10 +79,11 @@ def import_study(name: str) -> ModuleType:
 
 
 def run_study(name: str, *words: str) -> subprocess.CompletedProcess:
-    """`python studies/NAME.py WORDS`."""
+    """`python studies/NAME.py WORDS`, whose programs are as a user's: they run for long."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": usual_flags}
     return subprocess.run(
         [sys.executable, f"studies/{name}.py", *words],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+        cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
 
 
