@@ -110,7 +110,11 @@ class Checkpoints:
             elif again:
                 shutil.rmtree(self._path / str(step))
         if later:
-            self._manager.reload()
+            self.reload()
+
+    def reload(self) -> None:
+        """Looks again at what there is, where another process has changed it."""
+        self._manager.reload()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Orbax's question, which of the checkpoints, the oldest first, are not to be deleted."""

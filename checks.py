@@ -205,10 +205,10 @@ def check_devices(config: ConfigDict) -> None:
     """
     num = devices.make_mesh(config.devices).size
     judged = config.batch_size // config.accumulate // config.packing
+    fewer = f": --config.devices={math.gcd(judged, num)} does" if jax.process_count() == 1 else ""
     _require(
         judged % num == 0,
-        f"{num} devices do not divide the {judged} examples or packs of a (micro-)batch: "
-        f"--config.devices={math.gcd(judged, num)} does",
+        f"{num} devices do not divide the {judged} examples or packs of a (micro-)batch{fewer}",
     )
 
 
@@ -385,7 +385,7 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
 
 def memory() -> int:
     """Bytes of memory of a device that trains."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or data.host_memory()
 
 

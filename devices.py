@@ -27,12 +27,12 @@ DATA = "data"
 
 
 def available() -> list[jax.Device]:
-    """The devices of this machine."""
-    return jax.local_devices()
+    """The devices of this machine; of several processes that train together, those of all."""
+    return jax.devices()
 
 
 def make_mesh(num: int | None = None) -> Mesh:
-    """Of the first `num` local devices, or of all.
+    """Of the first `num` devices, or of all.
 
     Raises:
       app.UsageError: there are not so many.
@@ -42,6 +42,8 @@ def make_mesh(num: int | None = None) -> Mesh:
         raise app.UsageError(
             f"devices={num}: there are {len(there)} ({there[0].device_kind}) on this machine"
         )
+    if num is not None and jax.process_count() > 1:
+        raise app.UsageError(f"devices={num} is for one process: several use all that they have")
     types = (AxisType.Auto,)
     if num in (None, len(there)):
         return jax.make_mesh((len(there),), (DATA,), axis_types=types, devices=there)
@@ -59,12 +61,32 @@ def used(mesh: Mesh) -> Iterator[None]:
 def everywhere() -> Sharding:
     """Of arrays that each of the devices in use is to have; without any, the first device."""
     mesh = jax.sharding.get_mesh()
-    return SingleDeviceSharding(jax.devices()[0]) if mesh.empty else whole(mesh)
+    return SingleDeviceSharding(jax.local_devices()[0]) if mesh.empty else whole(mesh)
 
 
 def whole(mesh: Mesh) -> NamedSharding:
     """Of arrays that each device of a mesh is to have."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def along(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Of arrays that are split along an axis over a mesh."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+
+
+def place(state: Any, places: Any) -> Any:
+    """`jax.device_put`, which takes no PRNG key to a device of another process."""
+    if jax.process_count() == 1:
+        return jax.device_put(state, places)
+    return jax.jit(lambda state: state, out_shardings=places)(state)
+
+
+def copy_to_each(arrays: Any, mesh: Mesh) -> Any:
+    """What every process has, on every device: nothing is compared, nothing sent."""
+    place = whole(mesh)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, place, array.__getitem__), arrays
+    )
 
 
 def split(arrays: Any, axis: int = 0) -> Any:
@@ -73,6 +95,13 @@ def split(arrays: Any, axis: int = 0) -> Any:
         return arrays
     spec = PartitionSpec(*[None] * axis, DATA)
     return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), arrays)
+
+
+def join(arrays: Any) -> Any:
+    """What is split, whole on each device in use, for every process to read: inside a program."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return arrays
+    return jax.lax.with_sharding_constraint(arrays, PartitionSpec())
 
 
 def lay(state: Any, shard: bool) -> Any:

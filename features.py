@@ -116,7 +116,7 @@ def classifier(dataset: str, shape: tuple[int, ...], weights: str | None = None)
     @jax.jit
     def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs: Any = network.apply(variables, devices.split(images), train=False)
-        return outputs
+        return devices.join(outputs)
 
     if stacked:
         return View("classifier", f"{entry['sha256']} {STACKED}", _by_channel(apply), 1_000)
@@ -183,7 +183,7 @@ def inception(
     @jax.jit
     def apply(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs: Any = network.apply(variables, resize(devices.split(images)))
-        return outputs.features, outputs.logits_without_bias
+        return devices.join((outputs.features, outputs.logits_without_bias))
 
     suffix = "inception" if resizing == "tensorflow" else f"inception_{resizing}"
     return View(suffix, f"{INCEPTION_SHA256} {resizing}", apply, None)

@@ -193,10 +193,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-class Log:
-    """metrics.jsonl and TensorBoard's events of one run, going on after `step`.
-
-    Rows of later steps, which an interrupted run has left, are dropped.
+class Rows:
+    """The rows of one run, going on after `step`; later ones, left by an interruption, are dropped.
 
     Attributes:
       rows: all rows that are kept.
@@ -205,16 +203,54 @@ class Log:
     """
 
     def __init__(self, workdir: Path, step: int, notes: Sequence[str] = ()):
+        self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
+        self.last = self.rows[-1] if self.rows else {"step": 0, "images": 0, "seconds": 0.0}
+        self.notes = list(notes)
+
+    def write(
+        self,
+        step: int,
+        images: int,
+        seconds: float,
+        metrics: dict[str, float],
+        judge: Callable[[list[dict[str, Any]]], list[str]] = lambda rows: [],
+    ) -> list[str]:
+        """One more. NaN and infinity are null in it, as JSON has neither.
+
+        Args:
+          judge: what in the rows, this the last, is reason for an alarm, in words.
+        Returns:
+          The alarms, which are in the row, too.
+        """
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        row: dict[str, Any] = {"step": step, "images": images, "seconds": round(seconds, 3)}
+        row |= finite
+        alarms, self.notes = [*self.notes, *judge([*self.rows, row])], []
+        if alarms:
+            row["alarms"] = alarms
+        self.rows.append(row)
+        self.last = row
+        return alarms
+
+    def picture(self, step: int, examples: jax.Array, real: np.ndarray) -> None:
+        """None: rows are all there is."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Log(Rows):
+    """Rows that go into metrics.jsonl and TensorBoard's events, and pictures of samples."""
+
+    def __init__(self, workdir: Path, step: int, notes: Sequence[str] = ()):
         # Not its SummaryWriter: where that one's thread has died, of a disk that was full for a
         # moment, its queue fills up, and training waits for ever.
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
 
+        super().__init__(workdir, step, notes)
         path = workdir / "metrics.jsonl"
-        self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
-        self.last = self.rows[-1] if self.rows else {"step": 0, "images": 0, "seconds": 0.0}
         replace(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self.notes = list(notes)
         self._going = False
         self._workdir = workdir
         self._file = path.open("a")
@@ -233,33 +269,23 @@ class Log:
         metrics: dict[str, float],
         judge: Callable[[list[dict[str, Any]]], list[str]] = lambda rows: [],
     ) -> list[str]:
-        """One row. NaN and infinity are null in the file, as JSON has neither.
-
-        Args:
-          judge: what in the rows, this the last, is reason for an alarm, in words.
-        Returns:
-          The alarms, which are in the row, too.
-        """
-        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        row: dict[str, Any] = {"step": step, "images": images, "seconds": round(seconds, 3)}
-        row |= finite
-        alarms, self.notes = [*self.notes, *judge([*self.rows, row])], []
+        """As of `Rows`."""
+        before = self.last
+        alarms = super().write(step, images, seconds, metrics, judge)
         if alarms:
-            row["alarms"] = alarms
             self._show(step, self._summary.text("alarms", "\n\n".join(alarms)))
         with _naming(self._file.name):
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(json.dumps(self.last) + "\n")
             self._file.flush()
-        shown = {name: value for name, value in finite.items() if value is not None}
+        shown = {name: self.last[name] for name in metrics if self.last[name] is not None}
         if self._going:  # the time before the first row compiled the step
-            rate = (images - self.last["images"]) / max(seconds - self.last["seconds"], 1e-9)
+            rate = (images - before["images"]) / max(seconds - before["seconds"], 1e-9)
             shown["images_per_second"] = rate
         for name, value in shown.items():
             self._show(step, self._summary.scalar(name, value))
         with _naming("TensorBoard's events"):
             self._events.flush()
-        self.rows.append(row)
-        self.last, self._going = row, True
+        self._going = True
         return alarms
 
     def picture(self, step: int, examples: jax.Array, real: np.ndarray) -> None:

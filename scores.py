@@ -22,6 +22,7 @@ import data
 import devices
 import features
 import gan as gans
+import hosts
 import metrics
 
 if TYPE_CHECKING:
@@ -359,7 +360,7 @@ def _draw_batch(
     latents = devices.split(gans.draw_latents(gan, key, BATCH_SIZE, truncation))
     examples = gans.sample(gan, network, latents, labels)
     finite = jax.numpy.isfinite(examples).all()
-    return gans.to_uint8(examples) if examples.ndim == 4 else examples, finite
+    return devices.join(gans.to_uint8(examples) if examples.ndim == 4 else examples), finite
 
 
 def score(judge: Judge, fake: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
@@ -550,7 +551,7 @@ def reals(judge: Judge, view: features.View) -> Reals:
     digest.update(np.ascontiguousarray(images).data)
     file = data.cache_folder() / f"features-{view.suffix}-{digest.hexdigest()[:16]}.npz"
     arrays = data.read_arrays(file)
-    if arrays is None:
+    if hosts.any_of(arrays is None) or arrays is None:  # all compute, or none
         values, logits = features.compute(view, images)
         arrays = {"features": values, "classes": logits.argmax(axis=1)}
         data.write_arrays(file, arrays)

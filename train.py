@@ -1,6 +1,7 @@
 """Trains a GAN: `python train.py --config=configs/mnist.py [--workdir=DIR] [--config.FIELD=VALUE]`.
 
 The same --workdir resumes. Press Ctrl-C to stop after the current step; what is done is saved.
+Several processes train one run with --distributed, or with --coordinator and its two companions.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports,
 
 import contextlib
 import functools
+import hashlib
+import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -36,6 +40,7 @@ import data
 import describe
 import devices
 import gan as gans
+import hosts
 import population
 import report
 import runs
@@ -55,6 +60,20 @@ MAX_MEMBERS = flags.DEFINE_integer(
 )
 MAX_SECONDS = flags.DEFINE_float(
     "max_seconds", None, "Save and stop after so many; the same command goes on.", lower_bound=0
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join a job's other processes, as Slurm, Open MPI, Kubernetes, TPUs say."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first of several processes, each of them told so."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of one run.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one: 0, 1, ...", lower_bound=0)
+HOST_TIMEOUT = flags.DEFINE_integer(
+    "host_timeout",
+    300,
+    "Seconds until a silent process is gone, and the others end.",
+    lower_bound=1,
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same bits on a GPU, too: slower.")
 
@@ -139,7 +158,7 @@ def sample(
 ) -> jax.Array:
     """A generator's examples, images as uint8."""
     examples = gans.sample(gan, network, devices.split(latents), labels)
-    return gans.to_uint8(examples) if examples.ndim == 4 else examples
+    return devices.join(gans.to_uint8(examples) if examples.ndim == 4 else examples)
 
 
 def main(argv: list[str]) -> None:
@@ -147,14 +166,52 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     if DETERMINISTIC.value:
         runtime.be_deterministic()
-    checks.check_values(config)
-    checks.check_use(config, cli.load_page(), cli.overrides())
+    with contextlib.ExitStack() as processes:
+        if joining():
+            numbers = NUM_PROCESSES.value, PROCESS_ID.value, HOST_TIMEOUT.value
+            processes.enter_context(hosts.joined(COORDINATOR.value, *numbers))
+        code = run(config)
+    sys.exit(code)
+
+
+def joining() -> bool:
+    """Whether this is one of several processes.
+
+    Raises:
+      app.UsageError: the flags that say so are not all there, or do not fit.
+    """
+    coordinator, num, i = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    if coordinator is None:
+        if num is not None or i is not None:
+            raise app.UsageError("--num_processes and --process_id are for --coordinator=HOST:PORT")
+        return DISTRIBUTED.value
+    if num is None or i is None:
+        raise app.UsageError("--coordinator needs --num_processes and --process_id, too")
+    if not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise app.UsageError(f"--coordinator takes HOST:PORT, not {coordinator!r}")
+    if i >= num:
+        raise app.UsageError(f"--process_id={i} of --num_processes={num}: the first one is 0")
+    return True
+
+
+def run(config: ConfigDict) -> int:
+    """What the command line asks for.
+
+    Returns:
+      The exit code: 0; 1 of a run whose numbers are not finite; 128 + a signal that has stopped it.
+    """
+    with hosts.agreed():
+        checks.check_values(config)
+        checks.check_use(config, cli.load_page(), cli.overrides())
     if DESCRIBE.value:
-        print(describe.describe(config, *prepare(config)[:2]))
-        return
+        with hosts.agreed():
+            words = describe.describe(config, *prepare(config)[:2])
+        if hosts.is_first():
+            print(words)
+        return 0
     signals = cli.remember_signals()
     stop = stopping(signals)
-    name = cli.WORKDIR.value or default_workdir(config, cli.config_name())
+    name = cli.WORKDIR.value or hosts.tell(default_workdir(config, cli.config_name()))[0]
     workdir = Path(os.path.expanduser(name))
     init_from, profile = (
         Path(os.path.expanduser(flag.value)) if flag.value else None
@@ -162,16 +219,17 @@ def main(argv: list[str]) -> None:
     )
     settings = config, workdir, init_from, stop, profile
     if config.population > 1:
+        if jax.process_count() > 1:
+            raise app.UsageError("population is for one process: a sweep has a worker a machine")
         train_population(*settings, TOGETHER.value, MAX_MEMBERS.value)
     elif TOGETHER.value is not None or MAX_MEMBERS.value:
         raise app.UsageError("--together and --max_members are for --config.population=N")
     else:
         train_and_evaluate(*settings)
-        rows = runs.read_metrics(workdir)
-        if rows and population.is_lost(rows[-1]):
-            sys.exit(1)
-    if signals:
-        sys.exit(128 + signals[0])
+    if signal_of_any := max(map(int, hosts.tell(str(signals[0] if signals else 0)))):
+        return 128 + signal_of_any
+    rows = runs.read_metrics(workdir)
+    return int(config.population == 1 and bool(rows) and population.is_lost(rows[-1]))
 
 
 def stopping(signals: list[int]) -> Callable[[], bool]:
@@ -219,7 +277,7 @@ class Member(NamedTuple):
     config: ConfigDict
     workdir: Path
     checkpoints: Checkpoints
-    log: runs.Log
+    log: runs.Rows
     indices: Callable[[int], np.ndarray]
     latents: jax.Array
     picture_key: jax.Array
@@ -301,10 +359,10 @@ def train_together(
     dataset, gan, judge = training.prepared
     state, members = training.state, training.members
     config, num_members = members[0].config, len(members)
-    everywhere = devices.whole(training.mesh)
-    examples = {"images": jax.device_put(dataset.images, everywhere)}
+    examples = {"images": dataset.images}
     if gan.num_classes:
-        examples["labels"] = jax.device_put(dataset.labels, everywhere)
+        examples["labels"] = np.asarray(dataset.labels)
+    examples = devices.copy_to_each(examples, training.mesh)
     labels = gans.class_rows(gan, 10, NUM_SAMPLES // 10)
 
     def indices(step: int) -> np.ndarray:
@@ -318,7 +376,9 @@ def train_together(
         member.log.picture(step, fakes, dataset.images)
 
     step = int(state.step)
-    print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
+    vote = hosts.Vote(training.mesh)
+    if hosts.is_first():
+        print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
     start = compiled = time.perf_counter()
     seconds_before, first_step, evaluating = members[0].log.last["seconds"], step, 0.0
     compiled_step = step
@@ -326,8 +386,8 @@ def train_together(
     stopped = num_members == 1 and population.is_lost(members[0].log.last)
     if stopped:
         way = "--config.on_nan=rollback goes on from the last checkpoint"
-        print(f"{folder} has stopped at numbers that are not finite: {way}", file=sys.stderr)
-    ending = stopped or reached or stop() or (num_members == 1 and watch(members[0].log.last))
+        tqdm.write(f"{folder} has stopped at numbers that are not finite: {way}", file=sys.stderr)
+    ending = stopped or reached or vote(stop()) or (num_members == 1 and watch(members[0].log.last))
     metrics: dict[str, jax.Array] = {}
     going, lost = population.going(state), []
     calls = 0
@@ -338,14 +398,14 @@ def train_together(
             initial=step * config.batch_size * num_members,
             unit="img",
             unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and hosts.is_first()),
         ) as bar,
         contextlib.ExitStack() as tracing,
     ):
         try:
             if _due(step, config.sample_every, reached or step == config.num_steps):
                 for i in going:  # the first picture; or one that a kill has left out
-                    if not runs.sample_path(members[i].workdir, step).exists():
+                    if hosts.any_of(not runs.sample_path(members[i].workdir, step).exists()):
                         report_picture(i)
             while step < config.num_steps and not ending:
                 previous = metrics
@@ -363,7 +423,7 @@ def train_together(
                     jax.block_until_ready(state)
                     compiled, compiled_step = time.perf_counter(), step
                 bar.update(num * config.batch_size * num_members)
-                last, stopping_now = step == config.num_steps, stop()
+                last, stopping_now = step == config.num_steps, vote(stop())
                 rows: dict[int, dict[str, float]] = {i: {} for i in going}
                 reporting = _due(step, config.log_every, last)
                 every = config.eval_every, config.checkpoint_every
@@ -381,10 +441,11 @@ def train_together(
                     for i in going:
                         average = population.member(state, i).average
                         key = members[i].eval_key
-                        rows[i] |= scores.evaluate(judge, gan, average, key)
+                        found = json.dumps(scores.evaluate(judge, gan, average, key))
+                        rows[i] |= json.loads(hosts.tell(found)[0])  # rounding may differ
                     evaluating += time.perf_counter() - paused
                 seconds = seconds_before + time.perf_counter() - start
-                for i in lost:
+                for i in lost if hosts.is_first() else []:
                     tqdm.write(lost_words(members[i], state, i, step, rows[i]), file=sys.stderr)
                 for i, row in rows.items():
                     if row:
@@ -415,6 +476,8 @@ def train_together(
                 configs, workdirs, folder, None, stop, None, watch, training.prepared, again
             )
         keep_lost(folder, step, population.member(state, 0))
+    if not hosts.is_first():
+        return [population.member(state, i) for i in range(num_members)]
     for member in members:
         write_page(member.workdir)
     if reached:
@@ -541,16 +604,28 @@ def begin(
 
     Arguments and errors are those of `train_together`.
     """
-    resuming = [runs.check(*run) for run in zip(workdirs, configs)]
-    prepared = prepared or prepare(configs[0])
+    with hosts.agreed():
+        resuming = [runs.check(*run) for run in zip(workdirs, configs)]
+        prepared = prepared or prepare(configs[0])
     dataset, gan, judge = prepared
+    if jax.process_count() > 1:
+        hosts.check_same(hashes(configs[0], dataset))
     checkpoints = Checkpoints(folder, configs[0].checkpoint_every, configs[0].checkpoints_kept)
-    latest = checkpoints.latest_step(due=rollbacks > 0)
-    restoring = latest is not None
-    if restoring and init_from:
-        raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
-    abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
-    donor = read_donor(init_from, abstract_state) if init_from else None
+    with hosts.agreed():
+        latest = checkpoints.latest_step(due=rollbacks > 0)
+        restoring = latest is not None
+        if restoring and init_from:
+            raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
+        abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
+        donor = read_donor(init_from, abstract_state) if init_from else None
+        if configs[0].steps_per_call is None:  # of one structure: of them all
+            configs = [config.copy_and_resolve_references() for config in configs]
+            for config, workdir, begun in zip(configs, workdirs, resuming):
+                stored = runs.read_config(workdir).get("steps_per_call", 1) if begun else None
+                config.steps_per_call = stored or steps_per_call(gan, abstract_state)
+        if profile:
+            make_folder(profile)
+    hosts.check_same({"latest checkpoint": str(latest)})
     mesh = devices.make_mesh(configs[0].devices)
     if len(configs) > 1:
         mesh = population.make_mesh(len(configs), mesh)
@@ -564,16 +639,18 @@ def begin(
             states = [with_networks(state, donor) for state in states]
         return states[0] if len(states) == 1 else population.stack(states)
 
-    state = checkpoints.restore(jax.eval_shape(draw), latest, places) if restoring else None
-    if configs[0].steps_per_call is None:  # of one structure: of them all
-        configs = [config.copy_and_resolve_references() for config in configs]
-        for config, workdir, begun in zip(configs, workdirs, resuming):
-            stored = runs.read_config(workdir).get("steps_per_call", 1) if begun else None
-            config.steps_per_call = stored or steps_per_call(gan, abstract_state)
-    if profile:
-        make_folder(profile)
-    locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
-    checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
+    state, locks = None, []
+    with hosts.agreed():
+        if restoring:
+            state = checkpoints.restore(jax.eval_shape(draw), latest, places)
+    with hosts.agreed():
+        if hosts.is_first():
+            locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
+            checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
+    with hosts.agreed():
+        if not hosts.is_first():
+            hosts.wait_for(folder / "config.json")
+            checkpoints.reload()
     if configs[0].shard_state:  # one device may be too small for all of it
         draw = jax.jit(draw, out_shardings=places)
     state = state or draw()
@@ -584,10 +661,10 @@ def begin(
             state = roll_back(state, before, rollbacks)
             notes = [f"rolled back to step {int(state.step):,}: {rollbacks} time(s) so far"]
         rollbacks = max(rollbacks, before)
+    state = devices.place(state, places)
     if donor and configs[0].checkpoint_every:
         checkpoints.save(0, state)  # a resume does not name the donor again
-    state = jax.device_put(state, places)
-    members = []
+    members, log = [], runs.Log if hosts.is_first() else runs.Rows
     for i, (config, workdir) in enumerate(zip(configs, workdirs)):
         key = population.member(state, i).key
         picture_key = jax.random.fold_in(key, PICTURE_KEY)
@@ -595,7 +672,7 @@ def begin(
             config,
             workdir,
             checkpoints if workdir == folder else Checkpoints(workdir),
-            runs.Log(workdir, last_step(workdir, config, int(state.step)), notes),
+            log(workdir, last_step(workdir, config, int(state.step)), notes),
             data.make_indices(
                 jax.random.fold_in(key, ORDER_KEY),
                 len(dataset.images),
@@ -612,6 +689,22 @@ def begin(
         find_best(member)
         members.append(member)
     return Training(prepared, checkpoints, mesh, state, members, resuming[0], rollbacks, locks)
+
+
+def hashes(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
+    """Of what processes that train one run have to have alike."""
+    settings = config.to_dict()
+    for place in ("data_dir", "inception_weights"):  # each machine's own
+        settings.pop(place)
+    examples = hashlib.sha256(repr(dataset.facts).encode())
+    for array in (dataset.images, dataset.labels):
+        if array is not None:
+            examples.update(np.ascontiguousarray(array).data)
+    return {
+        "config": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "data set": examples.hexdigest(),
+        "version of JAX": jax.__version__,
+    }
 
 
 def close(training: Training) -> None:
@@ -637,7 +730,8 @@ def write_page(workdir: Path) -> None:
 def report_row(member: Member, step: int, row: dict[str, float], seconds: float) -> None:
     """A row of metrics.jsonl, its alarms on the screen, too."""
     images = step * member.config.batch_size
-    for alarm in member.log.write(step, images, seconds, row, scores.alarms):
+    alarms = member.log.write(step, images, seconds, row, scores.alarms)
+    for alarm in alarms if hosts.is_first() else []:
         tqdm.write(f"{member.workdir}: step {step:,}: {alarm}", file=sys.stderr)
     find_best(member)
 
@@ -670,12 +764,15 @@ def lost_words(member: Member, state: State, i: int, step: int, row: dict[str, f
 
 def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
     """Saves a state that is not finite apart from those that a run goes on from."""
-    shutil.rmtree(folder / NOT_FINITE, ignore_errors=True)  # of an earlier stop
+    with hosts.agreed():
+        if hosts.is_first():
+            shutil.rmtree(folder / NOT_FINITE, ignore_errors=True)  # of an earlier stop
     checkpoints = Checkpoints(folder / NOT_FINITE)
     checkpoints.save(step, state)
     checkpoints.close()
-    shutil.copy(folder / "config.json", folder / NOT_FINITE)  # for evaluate.py and sample.py
-    print(f"Its state is in {folder / NOT_FINITE}, to look at", file=sys.stderr)
+    if hosts.is_first():
+        shutil.copy(folder / "config.json", folder / NOT_FINITE)  # for evaluate.py and sample.py
+        print(f"Its state is in {folder / NOT_FINITE}, to look at", file=sys.stderr)
 
 
 def count_rollbacks(state: gans.GanState, config: ConfigDict) -> int:

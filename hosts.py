@@ -1,0 +1,211 @@
+"""Several processes that train one run, each with devices of its own, on one machine or many.
+
+`jax.distributed` connects them, and every one takes every step. The first alone writes rows,
+pictures and reports; checkpoints they write together, so that all need the run's folder. What one
+process finds out by itself, a mistake or a signal, it has to tell the others before it acts on it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import devices
+
+MOST_SAID = 20_000  # bytes that a process tells the others at once
+LATE = 90  # seconds; NFS holds on to what a folder did not have for up to 60
+PEERS = "Gloo|NCCL|peer|UNAVAILABLE|ABORTED|DEADLINE"  # in errors of what processes do together
+SERVICE = b"coordination_service"
+FATAL = b"the JAX distributed service detected fatal errors"
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
+) -> Iterator[None]:
+    """One of the processes of a run, until its end.
+
+    Args:
+      coordinator: HOST:PORT at which the first process is to listen; None, as for the others: as
+        the cluster says that JAX finds (Slurm, Open MPI, Kubernetes, Cloud TPU).
+      timeout: seconds that all may take to come, and after which one that is silent is gone.
+    Raises:
+      app.UsageError: there is no such cluster, or the numbers are none of processes.
+    """
+    # All processes agree on a step to end at (`Vote`), of Ctrl-C and --max_seconds, too.
+    jax.config.update("jax_enable_preemption_service", False)
+    place = coordinator or "the coordinator"
+    come = f"not all {num_processes or ''} processes have come to {place} within {timeout} seconds"
+    come += ": is each --process_id started, and once, and can each reach it?"
+    words = [come]
+    _say_in_one_line(words)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=timeout,
+            shutdown_timeout_seconds=timeout,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise app.UsageError(f"the processes cannot be joined: {reason}") from error
+    words[0] = f"process {jax.process_index()}: another process has ended, or has been silent for"
+    words[0] += (
+        f" {timeout} seconds. Start them all again: the run goes on from its last checkpoint"
+    )
+    try:
+        yield
+    except (app.UsageError, SystemExit):  # all have it
+        raise
+    except BaseException as error:  # the others would be waited for, and hear of it by the silence
+        if isinstance(error, jax.errors.JaxRuntimeError) and re.search(PEERS, str(error)):
+            reason = str(error).partition("\n")[0]
+            print(f"{words[0]} ({reason})", file=sys.stderr)
+        elif isinstance(error, OSError):
+            print(f"process {jax.process_index()}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        os._exit(1)
+
+
+def is_first() -> bool:
+    """Whether this process writes what one alone is to write."""
+    return jax.process_index() == 0
+
+
+def tell(words: str) -> list[str]:
+    """What each process says here, of MOST_SAID bytes at most, the first one's first."""
+    if jax.process_count() == 1:
+        return [words]
+    content = words.encode()[:MOST_SAID].ljust(MOST_SAID, b"\0")
+    said = multihost_utils.process_allgather(np.frombuffer(content, np.uint8))
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in np.asarray(said)]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is true of any process; each waits here for all."""
+    return str(True) in tell(str(flag))
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """All get to its end, or the mistake of one is that of all.
+
+    Raises:
+      app.UsageError: the first of the mistakes.
+    """
+    mistake = ""
+    try:
+        yield
+    except app.UsageError as error:
+        mistake = str(error)
+    for i, said in enumerate(tell(mistake)):
+        if said:
+            raise app.UsageError(said if jax.process_count() == 1 else f"process {i}: {said}")
+
+
+def check_same(facts: dict[str, str]) -> None:
+    """What all processes must have alike.
+
+    Args:
+      facts: short words, such as hashes, by what they are of.
+    Raises:
+      app.UsageError: which of them differ, and between which processes.
+    """
+    for name, mine in facts.items():
+        said = tell(mine)
+        others = [i for i, theirs in enumerate(said) if theirs != said[0]]
+        if others:
+            raise app.UsageError(f"process {others[0]} has another {name} than process 0")
+
+
+def wait_for(path: Path) -> None:
+    """A file that the first process has written: on a network it may be seen a minute later.
+
+    Raises:
+      app.UsageError: it is not there.
+    """
+    end = time.monotonic() + LATE
+    while not path.exists():
+        if time.monotonic() > end:
+            raise app.UsageError(f"{path.parent} is not the folder of process 0: all need one")
+        time.sleep(0.1)
+
+
+class Vote:
+    """Whether any process has said so at the call before: none waits for its last step to end.
+
+    Args:
+      mesh: the devices of all.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._each, self._all = devices.along(mesh), devices.whole(mesh)
+        self._any = jax.jit(jnp.any, out_shardings=self._all)
+        self._before: jax.Array | None = None
+
+    def __call__(self, mine: bool) -> bool:
+        """Of one process alone: what it says now."""
+        if jax.process_count() == 1:
+            return mine
+        votes = jax.make_array_from_callback(
+            (self._each.mesh.size,), self._each, lambda index: np.array([mine])
+        )
+        before, self._before = self._before, self._any(votes)
+        return before is not None and bool(before)
+
+
+def _say_in_one_line(words: list[str]) -> None:
+    """Has a process whose peers are gone end with `words` as they are then.
+
+    JAX ends it from within C++, with a page that names no one. So what C++ writes goes through a
+    pipe, and is passed on but for that page; the signal that it would end by is slept over.
+    """
+    to_user = os.dup(2)
+    sys.stderr = io.TextIOWrapper(os.fdopen(to_user, "wb", 0), write_through=True)
+    logging.get_absl_handler().python_handler.stream = sys.stderr
+    source, sink = os.pipe()
+    os.dup2(sink, 2)
+    os.close(sink)
+
+    def pass_on() -> None:
+        while content := os.read(source, 2**16):
+            if FATAL in content:
+                code = 2 if b"RegisterTask" in content else 1
+                name = os.path.basename(sys.argv[0])
+                os.write(to_user, f"{name}: {words[0]}\n".encode())
+                os._exit(code)
+            if SERVICE not in content:  # what it says before it ends a process
+                os.write(to_user, content)
+
+    reader = threading.Thread(target=pass_on, daemon=True)
+    reader.start()
+
+    @atexit.register
+    def end() -> None:
+        os.dup2(to_user, 2)  # nobody writes into the pipe any more: its reader ends
+        reader.join(1)
+
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))  # for 6 seconds

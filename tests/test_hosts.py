@@ -1,0 +1,171 @@
+"""Several processes: what they train together is what one trains, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import runs
+
+TRAIN = (
+    "train.py",
+    "--config=configs/digits.py:mescheder",
+    *(f"--config.{name}={value}" for name, value in {
+        "generator.width": 32, "discriminator.width": 32, "batch_size": 64, "log_every": 10,
+        "eval_every": 40, "checkpoint_every": 10, "sample_every": 40, "steps_per_call": 10,
+    }.items()),
+)  # fmt: skip
+TIMEOUT = 60  # seconds until a silent process is gone
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def start(workdir: Path, words: list[str], num_devices: int) -> subprocess.Popen:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
+    return subprocess.Popen(
+        [sys.executable, *TRAIN, f"--workdir={workdir}", *words],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def start_two(workdir, *words, ids=(0, 1), own=((), ()), timeout=TIMEOUT):
+    """Two processes of two devices each."""
+    together = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", *words]
+    together.append(f"--host_timeout={timeout}")
+    return [
+        start(workdir, [*together, f"--process_id={i}", *mine], num_devices=2)
+        for i, mine in zip(ids, own)
+    ]
+
+
+def ends(processes, seconds=120):
+    """Exit code and error output of each: none is left, whatever happens."""
+    with ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.kill)
+        found = [process.communicate(timeout=seconds) for process in processes]
+        return [(process.returncode, err) for process, (_, err) in zip(processes, found)]
+
+
+def wait_for_row(workdir, step, processes):
+    for _ in range(600):
+        if any(row["step"] >= step for row in runs.read_metrics(workdir)):
+            return
+        assert all(process.poll() is None for process in processes), ends(processes)
+        time.sleep(0.1)
+    raise AssertionError(ends(processes, 1))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """80 steps by one process with four devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    [(code, err)] = ends([start(workdir, ["--config.num_steps=80"], num_devices=4)])
+    assert code == 0, err
+    return workdir
+
+
+def assert_close_runs(one, other):
+    ours, theirs = (runs.read_metrics(workdir) for workdir in (one, other))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for row, expected in zip(ours, theirs):
+        row.pop("seconds"), expected.pop("seconds")
+        assert row == pytest.approx(expected, rel=0.01, abs=0.01), row["step"]
+
+
+def test_one_is_killed_and_both_go_on(tmp_path, alone):
+    """Equal to one process with four devices; then on, on one device."""
+    workdir = tmp_path / "run"
+    first, second = start_two(workdir, "--config.num_steps=1000000", timeout=15)
+    wait_for_row(workdir, 20, [first, second])
+    second.kill()
+    begun = time.monotonic()
+    (code, err), _ = ends([first, second])
+    assert code == 1
+    assert time.monotonic() - begun < 40
+    [line] = [line for line in err.splitlines() if line.startswith("train.py:")]
+    assert "another process has ended, or has been silent for 15 seconds" in line
+    assert "Traceback" not in err
+    assert "stack trace" not in err
+
+    reached = runs.read_metrics(workdir)[-1]["step"]
+    assert reached < 60, "too fast for the next steps"
+    for code, err in ends(start_two(workdir, "--config.num_steps=60")):
+        assert code == 0, err
+    [(code, err)] = ends([start(workdir, ["--config.num_steps=80"], num_devices=1)])
+    assert code == 0, err
+    assert_close_runs(workdir, alone)
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
+        f"step_{step:08d}.png" for step in (0, 40, 60, 80)
+    ]
+
+
+def test_a_signal_at_one_stops_all(tmp_path):
+    workdir = tmp_path / "run"
+    processes = start_two(workdir, "--config.num_steps=1000000")
+    wait_for_row(workdir, 10, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    for code, err in ends(processes):
+        assert code == 128 + signal.SIGTERM, err
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert max(steps) == runs.read_metrics(workdir)[-1]["step"]
+
+
+def test_one_has_another_config(tmp_path):
+    own = ((), ("--config.optimizer.generator.learning_rate=0.1",))
+    for code, err in ends(start_two(tmp_path / "run", own=own)):
+        assert code == 2, err
+        assert err == "train.py: process 1 has another config than process 0\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_mistake_of_one_ends_all(tmp_path):
+    own = ((), ("--config.loss=hinges",))
+    for code, err in ends(start_two(tmp_path / "run", own=own)):
+        assert code == 2, err
+        assert re.fullmatch(r"train.py: process 1: .*hinge.*\n", err)
+
+
+@pytest.mark.parametrize("ids", [(1,), (1, 1)], ids=["no coordinator", "a process id twice"])
+def test_not_all_come(tmp_path, ids):
+    for code, err in ends(start_two(tmp_path / "run", ids=ids, timeout=8)):
+        assert code == 2, err
+        [line] = err.splitlines()
+        assert "not all 2 processes have come to 127.0.0.1:" in line
+        assert "within 8 seconds" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_processes=2"], "are for --coordinator"),
+        (["--coordinator=a:1", "--num_processes=2"], "needs --num_processes and --process_id"),
+        (
+            ["--coordinator=a", "--num_processes=2", "--process_id=0"],
+            "--coordinator takes HOST:PORT, not 'a'",
+        ),
+        (
+            ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2 of --num_processes=2: the first one is 0",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(command, tmp_path, words, message):
+    outcome = command(*TRAIN, *words, f"--workdir={tmp_path}/run")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
