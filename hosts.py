@@ -68,7 +68,10 @@ def joined(
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise app.UsageError(f"the processes cannot be joined: {reason}") from error
+        raise app.UsageError(
+            f"the processes cannot be joined: {reason} Without a cluster that JAX knows, "
+            "--coordinator, --num_processes and --process_id say who they are"
+        ) from error
     words[0] = f"process {jax.process_index()}: another process has ended, or has been silent for"
     words[0] += (
         f" {timeout} seconds. Start them all again: the run goes on from its last checkpoint"

@@ -34,8 +34,11 @@ def free_port() -> int:
         return place.getsockname()[1]
 
 
-def start(workdir: Path, words: list[str], num_devices: int) -> subprocess.Popen:
+def start(
+    workdir: Path, words: list[str], num_devices: int, variables: dict[str, str] | None = None
+) -> subprocess.Popen:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
+    environment |= variables or {}
     return subprocess.Popen(
         [sys.executable, *TRAIN, f"--workdir={workdir}", *words],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -115,8 +118,15 @@ def test_one_is_killed_and_both_go_on(tmp_path, alone):
 
 
 def test_a_signal_at_one_stops_all(tmp_path):
+    """Two that Slurm has started."""
     workdir = tmp_path / "run"
-    processes = start_two(workdir, "--config.num_steps=1000000")
+    words = ["--config.num_steps=1000000", "--distributed", f"--host_timeout={TIMEOUT}"]
+    job = {"JOB_ID": str(free_port()), "STEP_NODELIST": "localhost", "NTASKS": "2"}
+    processes = []
+    for i in "01":
+        numbers = {**job, "PROCID": i, "LOCALID": i}
+        variables = {f"SLURM_{name}": value for name, value in numbers.items()}
+        processes.append(start(workdir, words, 2, variables))
     wait_for_row(workdir, 10, processes)
     processes[1].send_signal(signal.SIGTERM)
     for code, err in ends(processes):
