@@ -109,6 +109,14 @@ def choose(network: nn.Module, **choices: tuple[str, ...]) -> None:
 CONDITIONS = ("concat", "projection", "acgan")
 
 
+def in_block(network: Any, function: Callable[[Any, jax.Array], jax.Array]) -> Callable:
+    """A block, as a function of the network and images; with `remat` its gradient computes it anew.
+
+    Less is kept until then, and a step takes longer (docs/scale.md). Source: Chen et al. 2016.
+    """
+    return nn.remat(function) if network.remat else function
+
+
 class MLPGenerator(nn.Module):
     """`depth` hidden layers of `width` with leaky ReLU, then one number a pixel.
 
@@ -297,6 +305,7 @@ class ResNetGenerator(nn.Module):
 
     Batch normalisation and ReLU before each convolution, pixels repeated, 1x1 convolutions on the
     shortcuts. `condition` is 'norm': labels in batch normalisation, or 'concat': beside latents.
+    `remat` as in `in_block`.
     Deviation: all blocks have the same width at every resolution (the papers' at 64 pixels narrow).
     Source: Gulrajani et al. 2017, appendix F; Miyato et al. 2018, table 4.
     """
@@ -304,6 +313,7 @@ class ResNetGenerator(nn.Module):
     shape: tuple[int, int, int]
     width: int = 256
     condition: str = "norm"
+    remat: bool = False
     num_classes: int = 0
     dtype: Any = jnp.float32
 
@@ -322,12 +332,16 @@ class ResNetGenerator(nn.Module):
         init = nn.initializers.glorot_uniform()
         hidden = nn.Dense(basis * basis * self.width, kernel_init=init, dtype=self.dtype)(latents)
         hidden = hidden.reshape(-1, basis, basis, self.width)
-        for _ in range(times):
-            shortcut = conv(self.width, size=1, kernel_init=init)(hidden)
-            hidden = repeat_pixels(activate(hidden))
+
+        def double(_: ResNetGenerator, inputs: jax.Array) -> jax.Array:
+            shortcut = conv(self.width, size=1, kernel_init=init)(inputs)
+            hidden = repeat_pixels(activate(inputs))
             hidden = conv(self.width, size=3, kernel_init=RESIDUAL)(hidden)
             hidden = conv(self.width, size=3, kernel_init=RESIDUAL)(activate(hidden))
-            hidden += repeat_pixels(shortcut)
+            return hidden + repeat_pixels(shortcut)
+
+        for _ in range(times):
+            hidden = in_block(self, double)(self, hidden)
         outputs = conv(self.shape[2], size=3, kernel_init=init)(activate(hidden))
         return jnp.tanh(outputs.astype(jnp.float32))
 
@@ -337,7 +351,8 @@ class ResNetDiscriminator(nn.Module):
 
     ReLU before each convolution but the first, average pooling; at the end the `pool` of all
     pixels, 'sum' or 'mean'. `norm` is 'spectral' of every layer, 'layer' before each ReLU within a
-    block, or 'none'. `condition` as in `discriminate`, `minibatch_stddev` as in dcgan.
+    block, or 'none'. `condition` as in `discriminate`, `minibatch_stddev` as in dcgan, and `remat`
+    as in `in_block`.
     Source: Gulrajani et al. 2017, appendix F (pool 'mean'); Miyato et al. 2018, table 4 ('sum').
     """
 
@@ -346,6 +361,7 @@ class ResNetDiscriminator(nn.Module):
     pool: str = "sum"
     condition: str = "projection"
     minibatch_stddev: int = 0
+    remat: bool = False
     num_classes: int = 0
     dtype: Any = jnp.float32
 
@@ -371,16 +387,20 @@ class ResNetDiscriminator(nn.Module):
         if self.condition == "concat":
             hidden = with_labels(images, labels, self.num_classes)
         halvings = max(1, math.ceil(math.log2(images.shape[1] / 8)))
-        for i in range(halvings + 2):
+
+        def look(i: int, _: ResNetDiscriminator, inputs: jax.Array) -> jax.Array:
             halves = i < halvings
-            shortcut = hidden
+            shortcut = inputs
             if i == 0:  # pools before its 1x1 convolution, and has nothing to activate yet
-                shortcut = conv(1, init, average_pool(hidden))
+                shortcut = conv(1, init, average_pool(inputs))
             elif halves:
-                shortcut = average_pool(conv(1, init, hidden))
-            residual = conv(3, RESIDUAL, hidden if i == 0 else activate(hidden))
+                shortcut = average_pool(conv(1, init, inputs))
+            residual = conv(3, RESIDUAL, inputs if i == 0 else activate(inputs))
             residual = conv(3, RESIDUAL, activate(residual))
-            hidden = shortcut + (average_pool(residual) if halves else residual)
+            return shortcut + (average_pool(residual) if halves else residual)
+
+        for i in range(halvings + 2):
+            hidden = in_block(self, functools.partial(look, i))(self, hidden)
         hidden = nn.relu(hidden)
         if self.minibatch_stddev:
             hidden = minibatch_stddev(hidden, self.minibatch_stddev)
@@ -448,8 +468,9 @@ class R3GANGenerator(nn.Module):
 
     The first stage has the basis' 4 to 7 pixels, each further one twice as many. `widths` are the
     stages' channels, the basis' first, the last repeated; `blocks` a stage; `expansion` and
-    `group_size` as in `R3GANBlock`. The paper's for CIFAR-10: widths (768,). In bfloat16 the first
-    stage stays in float32. Deviation: the basis is 4 to 7 pixels, as the resolution asks.
+    `group_size` as in `R3GANBlock`, `remat` as in `in_block`. The paper's for CIFAR-10: widths
+    (768,). In bfloat16 the first stage stays in float32. Deviation: the basis is 4 to 7 pixels, as
+    the resolution asks.
     Source: Huang et al. 2024, section 4 and appendix D.
     """
 
@@ -458,6 +479,7 @@ class R3GANGenerator(nn.Module):
     blocks: int = 2
     expansion: int = 2
     group_size: int = 16
+    remat: bool = False
     num_classes: int = 0
     dtype: Any = jnp.float32
 
@@ -473,14 +495,18 @@ class R3GANGenerator(nn.Module):
         scale = nn.Dense(widths[0], use_bias=False, kernel_init=init)(latents)
         shape = (basis, basis, widths[0])
         hidden = scale[:, None, None] * self.param("basis", nn.initializers.normal(1.0), shape)
+        depth = self.blocks * len(widths)
+
+        def residual(dtype: Any, _: R3GANGenerator, inputs: jax.Array) -> jax.Array:
+            return R3GANBlock(self.expansion, self.group_size, depth, dtype)(inputs)
+
         for stage, width in enumerate(widths):
             dtype = self.dtype if stage else jnp.float32
             hidden = hidden.astype(dtype)
             if stage:
                 hidden = upsample(resize_channels(hidden, width))
             for _ in range(self.blocks):
-                depth = self.blocks * len(widths)
-                hidden = R3GANBlock(self.expansion, self.group_size, depth, dtype)(hidden)
+                hidden = in_block(self, functools.partial(residual, dtype))(self, hidden)
         return resize_channels(hidden, self.shape[2], always=True).astype(jnp.float32)
 
 
@@ -497,6 +523,7 @@ class R3GANDiscriminator(nn.Module):
     expansion: int = 2
     group_size: int = 16
     minibatch_stddev: int = 0
+    remat: bool = False
     num_classes: int = 0
     dtype: Any = jnp.float32
 
@@ -505,12 +532,16 @@ class R3GANDiscriminator(nn.Module):
         _, times = image_basis(images.shape[1:])
         widths = stage_widths(self.widths, times + 1)
         hidden = resize_channels(images.astype(self.dtype), widths[-1], always=True)
+        depth = self.blocks * len(widths)
+
+        def residual(dtype: Any, _: R3GANDiscriminator, inputs: jax.Array) -> jax.Array:
+            return R3GANBlock(self.expansion, self.group_size, depth, dtype)(inputs)
+
         for stage in reversed(range(len(widths))):
             dtype = self.dtype if stage else jnp.float32
             hidden = hidden.astype(dtype)
             for _ in range(self.blocks):
-                depth = self.blocks * len(widths)
-                hidden = R3GANBlock(self.expansion, self.group_size, depth, dtype)(hidden)
+                hidden = in_block(self, functools.partial(residual, dtype))(self, hidden)
             if stage:
                 hidden = resize_channels(downsample(hidden), widths[stage - 1])
         if self.minibatch_stddev:

@@ -25,6 +25,8 @@ from benchmarks.workloads import summed
 from configs.recipes import RECIPES
 
 RTOL = 1e-3  # of a step's gradients, to the largest number of each; of losses
+RATE = 0.01
+NOISE = 1e-6  # of a gradient that is zero: terms of about 1 are added up in another order
 BATCH = 16
 SIZES = {
     "mlp": {"width": 8},
@@ -41,7 +43,7 @@ def start(make_config, recipe, **changes):
     config = make_config(f"configs/digits.py:{recipe}", {"batch_size": BATCH, "steps_per_call": 1})
     for player in ("generator", "discriminator"):
         config[player].update(SIZES[config[player].name])
-        config.optimizer[player].name, config.optimizer[player].learning_rate = "sgd", 0.01
+        config.optimizer[player].name, config.optimizer[player].learning_rate = "sgd", RATE
     config.update_from_flattened_dict(changes)
     dataset = data.load(config)
     gan = gans.make_gan(config, dataset.spec)
@@ -70,7 +72,7 @@ def check_step(num, make_config, recipe, **changes):
     expected, expected_metrics, _ = step_on(1, config, dataset, gan, state)
     after, metrics, program = step_on(num, config, dataset, gan, state)
     assert len(after.key.devices()) == num
-    assert_same_descent(state, after, expected, RTOL)
+    assert_same_descent(state, after, expected, RTOL, RATE * NOISE)
     others = [
         (metrics, expected_metrics),
         (after.average, expected.average),

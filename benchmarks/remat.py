@@ -1,0 +1,90 @@
+"""What `remat` of both networks saves and costs: counted before compiling, and measured.
+
+    python benchmarks/remat.py
+    python benchmarks/remat.py --workload=r3gan --seconds=1
+
+Counted: operations of a step as it is traced, and bytes that the pass through each network keeps
+for its gradient. Measured: a step's time and the compiled program's temporary memory, which says
+what the platform's compiler makes of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import data
+import gan as gans
+from benchmarks.workloads import WORKLOADS, make_config
+
+WORKLOAD = flags.DEFINE_multi_enum(
+    "workload", ["r3gan", "r3gan_cifar10"], list(WORKLOADS), "Several times."
+)
+BATCH = flags.DEFINE_integer("batch", None, "Images; None: as in the workload.")
+SECONDS = flags.DEFINE_float("seconds", 20.0, "Of a measurement, about; 0: count alone.")
+PLAYERS = ("generator", "discriminator")
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    kinds = "GFLOP a step | MB kept by G | by D | ms a step | MB of memory"
+    print(f"| workload | batch | remat | {kinds} |\n|---|---|---|---|---|---|---|---|")
+    for workload in WORKLOAD.value:
+        for remat in (False, True):
+            config = make_config(workload, BATCH.value)
+            config.generator.remat = config.discriminator.remat = remat
+            spec = data.Spec(SHAPES[config.dataset], 10 if config.conditional else None)
+            gan = gans.make_gan(config, spec)
+            figures = [f"{figure:,.4g}" for figure in row(gan, config)]
+            words = [workload, f"{config.batch_size}", f"{remat}", *figures]
+            print(f"| {' | '.join(words)} |", flush=True)
+
+
+def row(gan: gans.Gan, config: Any) -> list[float]:
+    """The figures of a GAN, in the table's order."""
+    state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    lowered = jax.jit(gans.update, static_argnums=0).lower(gan, state, gans.abstract_batch(gan))
+    costs: Any = lowered.cost_analysis()
+    found = [costs["flops"] / 1e9, *(bytes_kept(gan, state, x) / 1e6 for x in PLAYERS)]
+    if not SECONDS.value:
+        return found
+    program = lowered.compile()
+    memory: Any = program.memory_analysis()
+    state = gans.init(gan, config, jax.random.key(0))
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gans.abstract_batch(gan))
+    jax.block_until_ready(program(state, batch))
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < SECONDS.value:
+        jax.block_until_ready(program(state, batch))
+        steps += 1
+    milliseconds = (time.perf_counter() - start) / steps * 1e3
+    return [*found, milliseconds, memory.temp_size_in_bytes / 1e6]
+
+
+def bytes_kept(gan: gans.Gan, state: gans.GanState, name: str) -> int:
+    """Of a pass of a batch through a network, for its gradient; the weights are among them."""
+    player = getattr(state, name)
+    variables = {"params": player.params, **player.variables}
+    labels = jnp.zeros(gan.batch_size, jnp.int32) if gan.num_classes else None
+    shape = (gan.latent_dim,) if name == "generator" else gan.generator.shape  # type: ignore[attr-defined]
+
+    def pull(inputs: jax.Array, variables: Any) -> Any:
+        network = getattr(gan, name)
+        return jax.vjp(lambda *x: network.apply(*x, labels, train=False), variables, inputs)[1]
+
+    inputs = jax.ShapeDtypeStruct((gan.batch_size, *shape), jnp.float32)
+    kept = jax.tree.leaves(jax.eval_shape(pull, inputs, variables))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+
+if __name__ == "__main__":
+    app.run(main)
