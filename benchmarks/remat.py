@@ -44,21 +44,25 @@ def main(argv: list[str]) -> None:
             config.generator.remat = config.discriminator.remat = remat
             spec = data.Spec(SHAPES[config.dataset], 10 if config.conditional else None)
             gan = gans.make_gan(config, spec)
-            figures = [f"{figure:,.4g}" for figure in row(gan, config)]
-            words = [workload, f"{config.batch_size}", f"{remat}", *figures]
+            lowered, figures = counted(gan, config)
+            figures += measured(lowered, gan, config) if SECONDS.value else []
+            words = [workload, str(config.batch_size), str(remat)]
+            words += [f"{figure:,.4g}" for figure in figures]
             print(f"| {' | '.join(words)} |", flush=True)
 
 
-def row(gan: gans.Gan, config: Any) -> list[float]:
-    """The figures of a GAN, in the table's order."""
+def counted(gan: gans.Gan, config: Any) -> tuple[Any, list[float]]:
+    """A step as it is traced, its GFLOP, and MB that each network keeps."""
     state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
     lowered = jax.jit(gans.update, static_argnums=0).lower(gan, state, gans.abstract_batch(gan))
+    kept = [bytes_kept(gan, state, player) / 1e6 for player in PLAYERS]
     costs: Any = lowered.cost_analysis()
-    found = [costs["flops"] / 1e9, *(bytes_kept(gan, state, x) / 1e6 for x in PLAYERS)]
-    if not SECONDS.value:
-        return found
+    return lowered, [costs["flops"] / 1e9, *kept]
+
+
+def measured(lowered: Any, gan: gans.Gan, config: Any) -> list[float]:
+    """Milliseconds of a step, and MB of memory beside states and batch."""
     program = lowered.compile()
-    memory: Any = program.memory_analysis()
     state = gans.init(gan, config, jax.random.key(0))
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gans.abstract_batch(gan))
     jax.block_until_ready(program(state, batch))
@@ -67,7 +71,7 @@ def row(gan: gans.Gan, config: Any) -> list[float]:
         jax.block_until_ready(program(state, batch))
         steps += 1
     milliseconds = (time.perf_counter() - start) / steps * 1e3
-    return [*found, milliseconds, memory.temp_size_in_bytes / 1e6]
+    return [milliseconds, program.memory_analysis().temp_size_in_bytes / 1e6]
 
 
 def bytes_kept(gan: gans.Gan, state: gans.GanState, name: str) -> int:

@@ -61,9 +61,9 @@ def import_torch_fidelity(module: str) -> ModuleType:
         return importlib.import_module(f"torch_fidelity.{module}")
 
 
-def import_study(name: str) -> ModuleType:
-    """A study without its flags: each is a command, and many have flags of the same names."""
-    folder = ROOT / "studies"
+def import_script(name: str, place: str = "studies") -> ModuleType:
+    """A study or benchmark without its flags: many of these commands have flags of one name."""
+    folder = ROOT / place
     own = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (folder / f"{name}.py").read_text())
     hidden = {flag: flags.FLAGS[flag] for flag in own if flag in flags.FLAGS}
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +72,8 @@ def import_study(name: str) -> ModuleType:
             delattr(flags.FLAGS, flag)
         module = importlib.import_module(name)
     for flag in own:
-        delattr(flags.FLAGS, flag)
+        if flag in flags.FLAGS:  # not where the module has been imported before
+            delattr(flags.FLAGS, flag)
     for flag, value in hidden.items():
         flags.FLAGS[flag] = value
     return module

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, import_script
 from test_gan import assert_close, assert_same_descent
 
 import data
@@ -233,3 +233,41 @@ def test_describe_says_what_a_device_holds(command):
         re.search(r"8 devices: ([\d.,]+) MB of state on each", out)[1] for out in (whole, split)
     ]
     assert float(found[1]) < 0.6 * float(found[0])
+
+
+@pytest.mark.parametrize("recipe", ["goodfellow", "dcgan"])
+def test_micro_batches_are_split_too(make_config, recipe):
+    check_step(8, make_config, recipe, batch_size=32, accumulate=2)
+
+
+def test_what_links_allow_is_calculated(monkeypatch):
+    """A ring of n devices sends 2 (n - 1) / n of the bytes, and each sum has its delay."""
+    scaling = import_script("scaling", "benchmarks")
+    place = scaling.Place(num=4, rate=1e9, delay=1e-3, source="")
+    monkeypatch.setattr(scaling, "PLACES", {"four": place})
+    monkeypatch.setattr(scaling, "ON_ONE", {"dcgan": (0.16, 100)})
+    row = scaling.calculated({"dcgan": (10, 20_000_000)}).splitlines()[-1]
+    # 40 ms of 160 are computed; 30 MB are sent in 30 ms, 10 sums wait for 1 ms each.
+    assert row == "| dcgan | four | 100 | 40 | 40 | 50% | 900 |"
+
+
+def test_a_benchmark_steps_on_two_devices(tfds_data):
+    scaling = import_script("scaling", "benchmarks")
+    program, state, examples, rows = scaling.make_step("mlp", 2)
+    assert len(jax.tree.leaves(program(state, examples, rows))[0].devices()) == 2
+    sums, total = summed(program.as_text())
+    assert sums >= 1
+    assert total > 4 * sum(leaf.size for leaf in jax.tree.leaves(state.generator.params))
+
+
+def test_computing_blocks_anew_is_counted():
+    remat = import_script("remat", "benchmarks")
+    counts = []
+    for on in (False, True):
+        config = remat.make_config("r3gan", 8)
+        config.generator.remat = config.discriminator.remat = on
+        gan = gans.make_gan(config, data.Spec((28, 28, 1), None))
+        counts.append(remat.counted(gan, config)[1])
+    (flops, *kept), (more_flops, *kept_less) = counts
+    assert flops < more_flops < 1.5 * flops
+    assert all(less < 0.5 * usual for less, usual in zip(kept_less, kept))

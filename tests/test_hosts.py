@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import runs
@@ -179,3 +180,16 @@ def test_a_mistake_is_one_line(command, tmp_path, words, message):
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_the_manifest_is_one_of_kubernetes():
+    validate = pytest.importorskip("kubernetes_validate")
+    [text] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/scale.md").read_text(), re.DOTALL)
+    service, job = yaml.safe_load_all(text)
+    for document in (service, job):
+        validate.validate(document, validate.latest_version(), strict=True)
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert service["metadata"]["name"] == pod["subdomain"] == job["metadata"]["name"]
+    assert f"--coordinator={job['metadata']['name']}-0.{pod['subdomain']}:" in container["args"][0]
+    assert f"--num_processes={job['spec']['completions']} " in container["args"][0]

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import import_study, run_study
+from conftest import import_script, run_study
 
 from losses import LOSSES
 
-convergence = import_study("convergence")
+convergence = import_script("convergence")
 
 
 def assert_same_numbers(found, expected, tolerance=1e-5):

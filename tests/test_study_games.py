@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import import_study, run_study
+from conftest import import_script, run_study
 from PIL import Image
 
 import data
 
-vanishing, collapse = import_study("vanishing"), import_study("collapse")
+vanishing, collapse = import_script("vanishing"), import_script("collapse")
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import import_study, run_study
+from conftest import import_script, run_study
 
 import data
 
-study = import_study("imbalance")
+study = import_script("imbalance")
 
 
 def test_a_long_tail_in_closed_form():

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import import_study, run_study
+from conftest import import_script, run_study
 from PIL import Image
 
 import features
 import gan as gans
 from data import Spec
 
-latent = import_study("latent")
+latent = import_script("latent")
 
 
 def test_statistics_of_bars():

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import import_study, run_study
+from conftest import import_script, run_study
 from scipy import stats
 
 import data
 import gan as gans
 
-study = import_study("vae")
+study = import_script("vae")
 
 
 @pytest.fixture
