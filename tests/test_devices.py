@@ -34,7 +34,7 @@ SIZES = {
     "resnet": {"width": 8},
     "r3gan": {"widths": (8,), "blocks": 1},
 }
-USUAL = ("goodfellow", "pacgan", "acgan", "ada", "lecam", "projection", "r3gan", "wgan_gp")
+USUAL = ("goodfellow", "pacgan", "acgan", "ada", "lecam", "r3gan")
 pytestmark = pytest.mark.usefixtures("every_device")
 
 
