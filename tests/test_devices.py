@@ -67,11 +67,28 @@ def step_on(num, config, dataset, gan, state, shard=False):
     return after, metrics, program
 
 
+def furthest(before, after, expected):
+    """Of gradients, the largest difference, to the largest number of its own or 1e-3 of all."""
+    found = []
+    for player in ("generator", "discriminator"):
+        a, b, start = (getattr(state, player).params for state in (after, expected, before))
+        ours, theirs = (
+            [np.asarray(x - y) for x, y in zip(*map(jax.tree.leaves, (moved, start)))]
+            for moved in (a, b)
+        )
+        least = 1e-3 * max(abs(x).max() for x in theirs)
+        found += [abs(x - y).max() / max(abs(y).max(), least) for x, y in zip(ours, theirs)]
+    return max(found)
+
+
 def check_step(num, make_config, recipe, **changes):
     config, dataset, gan, state = start(make_config, recipe, **changes)
     expected, expected_metrics, _ = step_on(1, config, dataset, gan, state)
     after, metrics, program = step_on(num, config, dataset, gan, state)
     assert len(after.key.devices()) == num
+    apart = furthest(state, after, expected)
+    losses = max(abs(metrics[name] - expected_metrics[name]) for name in ("d_loss", "g_loss"))
+    print(f"{recipe}, {num} devices: gradients to {apart:.1e}, losses to {losses:.1e}")
     assert_same_descent(state, after, expected, RTOL, RATE * NOISE)
     others = [
         (metrics, expected_metrics),
