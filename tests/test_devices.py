@@ -73,7 +73,10 @@ def furthest(before, after, expected):
     for player in ("generator", "discriminator"):
         a, b, start = (getattr(state, player).params for state in (after, expected, before))
         ours, theirs = (
-            [np.asarray(x - y) for x, y in zip(*map(jax.tree.leaves, (moved, start)))]
+            [
+                np.subtract(*map(np.asarray, pair))
+                for pair in zip(*map(jax.tree.leaves, (moved, start)))
+            ]
             for moved in (a, b)
         )
         least = 1e-3 * max(abs(x).max() for x in theirs)
@@ -87,7 +90,8 @@ def check_step(num, make_config, recipe, **changes):
     after, metrics, program = step_on(num, config, dataset, gan, state)
     assert len(after.key.devices()) == num
     apart = furthest(state, after, expected)
-    losses = max(abs(metrics[name] - expected_metrics[name]) for name in ("d_loss", "g_loss"))
+    pairs = [(float(metrics[x]), float(expected_metrics[x])) for x in ("d_loss", "g_loss")]
+    losses = max(abs(x - y) / max(1, abs(y)) for x, y in pairs)
     print(f"{recipe}, {num} devices: gradients to {apart:.1e}, losses to {losses:.1e}")
     assert_same_descent(state, after, expected, RTOL, RATE * NOISE)
     others = [
