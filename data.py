@@ -21,7 +21,7 @@ import urllib.parse
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 NAMES = "names"  # of the arrays in a file of the cache, beside them
 TOY_SIZE = 100_000
 DIGITS_HELD_OUT = 500
-CHUNK = 1_000  # images that are read at a time
 STACKED_SIZE = {"train": 128_000, "test": 26_000}
 # Of the memory of this machine, and of a device: images that take more when decoded are streamed.
 # On a CPU they are there twice, as an array and on the device, and networks, their optimisers and
@@ -65,12 +64,13 @@ class Dataset(NamedTuple):
     """A data set: its labels in memory, its images there, too, or decoded when they are indexed.
 
     Attributes:
-      images: uint8 [N, H, W, C], or float32 [N, 2] of a toy.
+      images: uint8 [N, H, W, C], or float32 [N, 2] of a toy; if `streamed` it is no array, but
+        reads like one (encoded.Images).
       labels: int32 [N] in [0, num_classes), or None.
       num_classes: None where there are no labels.
     """
 
-    images: np.ndarray | encoded.Images
+    images: np.ndarray
     labels: np.ndarray | None = None
     num_classes: int | None = None
 
@@ -298,7 +298,7 @@ def folder(path: Path, resolution: int | None, stream: bool | None = False) -> D
             words = ", ".join(f"{width}x{height}" for width, height in sizes[:2])
             raise app.UsageError(f"dataset {name} has images of {words}: {encoded.ANY_SIZE}")
     size = resolution or int(widths[0])
-    files = encoded.Files(str(path), index["files"].tobytes(), index["ends"])
+    files = encoded.Files(str(path), index["files"], index["ends"])
     parts = index["files"], index["stats"], np.array([size, resolution is not None])
     fingerprint = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
     shape = len(files.ends), size, size, int(channels.max())
@@ -364,13 +364,13 @@ def tfds_images(
     shape = num, height, width, 1 if mode == "L" else 3
     images = encoded.Images(name, records, shape, resolution is not None, fingerprint)
     held = _held(images, stream, cache)
-    if any_size and held is images:
+    if any_size and isinstance(held, encoded.Images):
         raise app.UsageError(f"dataset {name} has images of any size: set a resolution to stream")
     if label_key is None:
         return Dataset(held)
     cache = cache.with_stem(f"{cache.stem}-labels")
     if (arrays := read_arrays(cache)) is None:
-        chunks = (range(start, min(start + CHUNK, num)) for start in range(0, num, CHUNK))
+        chunks = (range(num)[i : i + encoded.CHUNK] for i in range(0, num, encoded.CHUNK))
         labels = [x[label_key] for chunk in chunks for x in records.examples(list(chunk))]
         arrays = {"labels": np.array(labels, np.int32)}
         write_arrays(cache, arrays)
@@ -379,18 +379,15 @@ def tfds_images(
     return Dataset(held, arrays["labels"], info.features[label_key].num_classes)
 
 
-def _held(images: encoded.Images, stream: bool | None, cache: Path) -> np.ndarray | encoded.Images:
+def _held(images: encoded.Images, stream: bool | None, cache: Path) -> np.ndarray:
     """The images in memory, and in a file of the cache; or as they are, if they are streamed."""
     if stream is None:
         stream = images.nbytes > MEMORY_SHARE * min(host_memory(), memory())
     if stream:
-        return images
+        return cast(np.ndarray, images)
     _check_memory(images.name, images.shape)
     if (arrays := read_arrays(cache)) is None:
-        decoded = np.empty(images.shape, np.uint8)
-        for start in range(0, len(images), CHUNK):
-            decoded[start : start + CHUNK] = images[start : start + CHUNK]
-        arrays = {"images": decoded}
+        arrays = {"images": np.asarray(images)}
         write_arrays(cache, arrays)
     return arrays["images"]
 

@@ -14,13 +14,14 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+CHUNK = 1_000  # that are read at a time
 PNG_END = b"IEND\xaeB`\x82"
 GREY = ("L", "LA", "1")  # modes
 ANY_SIZE = "they must be square and of one size, or be given a resolution"
@@ -32,12 +33,12 @@ class Files:
 
     Attributes:
       root: the folder.
-      names: of the files in it, with \\0 between.
+      names: uint8, of the files in it, with \\0 between.
       ends: int [N]: where each name ends.
     """
 
     root: str
-    names: bytes
+    names: np.ndarray
     ends: np.ndarray
 
     def pictures(self, indices: Sequence[int]) -> Iterator[Image.Image]:
@@ -48,7 +49,7 @@ class Files:
         """
         for i in indices:
             name = self.names[self.ends[i - 1] + 1 if i else 0 : self.ends[i]]
-            yield _read(f"{self.root}/{os.fsdecode(name)}")
+            yield _read(f"{self.root}/{os.fsdecode(name.tobytes())}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,13 @@ class Images:
             image[...] = self._array(picture)
         return images.reshape(*indices.shape, *self.shape[1:])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them, in memory."""
+        images = np.empty(self.shape, np.uint8)
+        for start in range(0, len(self), CHUNK):
+            images[start : start + CHUNK] = self[start : start + CHUNK]
+        return images.astype(dtype or np.uint8, copy=False)
+
     def _array(self, picture: Image.Image) -> np.ndarray:
         height, width, channels = self.shape[1:]
         if self.resized:
@@ -200,37 +208,37 @@ def index(root: str, known: dict[str, np.ndarray] | None = None) -> dict[str, np
       root: the folder.
       known: its index of before.
     Returns:
-      `files`: uint8, the files' names in the folder with \\0 between, sorted by their parts; `ends`:
-      int64 [N] of them; `stats`: int64 [N, 2], size and time of change; `headers`: int32 [N, 3],
-      width, height and 1 of a grey picture, 3 of others; `folders` and `folder_times`: of the
-      folder and those below it, as names and times; `labels`: int32 [N], where all files are in
-      sub-folders, which are the classes.
+      `files`: uint8, the files' names in the folder with \\0 between, sorted by their parts;
+      `ends`: int64 [N] of them; `stats`: int64 [N, 2], size and time of change; `headers`: int32
+      [N, 3], width, height and 1 of a grey picture, 3 of others; `folders` and `folder_times`: of
+      the folder and those below it, as names and times; `labels`: int32 [N], where all files are
+      in sub-folders, which are the classes.
     Raises:
       app.UsageError: a file's header is damaged, and which.
       OSError: a folder cannot be read.
     """
     if known and _holds(root, known):
         return known
-    found = sorted(_below(root, "", set()), key=lambda entry: entry[0].split("/"))
-    folders = [(name, times) for name, *times, is_file in found if not is_file]
-    files = [(name, *times) for name, *times, is_file in found if is_file]
+    found = sorted(_below(root, "", set()), key=lambda entry: entry.name.split("/"))
+    files, folders = ([x for x in found if x.is_file is wanted] for wanted in (True, False))
     headers = {}
     if known:
         stats, sizes = (known[key].tolist() for key in ("stats", "headers"))
         headers = {(n, *s): h for n, s, h in zip(_split(known["files"]), stats, sizes)}
-    names = [name for name, *_ in files]
+    names = [file.name for file in files]
     result = {
         "files": _join(names),
         "ends": np.cumsum([len(os.fsencode(name)) + 1 for name in names], dtype=np.int64) - 1,
-        "stats": np.array([times for _, *times in files], np.int64).reshape(-1, 2),
+        "stats": np.array([file[1:3] for file in files], np.int64).reshape(-1, 2),
         "headers": np.array(
-            [headers.get(file) or _header(f"{root}/{file[0]}") for file in files], np.int32
+            [headers.get(file[:3]) or _header(f"{root}/{file.name}") for file in files], np.int32
         ),
-        "folders": _join([name for name, _ in folders]),
-        "folder_times": np.array([time for _, (_, time) in folders], np.int64),
+        "folders": _join([folder.name for folder in folders]),
+        "folder_times": np.array([folder.time for folder in folders], np.int64),
     }
     if names and all("/" in name for name in names):
-        classes, labels = np.unique([n.partition("/")[0] for n in names], return_inverse=True)
+        tops = [name.partition("/")[0] for name in names]
+        _, labels = np.unique(tops, return_inverse=True)
         result["labels"] = labels.astype(np.int32)
     return result
 
@@ -248,10 +256,17 @@ def _holds(root: str, known: dict[str, np.ndarray]) -> bool:
         return False
 
 
-def _below(
-    root: str, inside: str, above: set[str]
-) -> Iterator[tuple[str, int, int, bool]]:
-    """Name in `root`, size, time and whether it is a file, of a folder and all images below it.
+class _Entry(NamedTuple):
+    """A folder or a file: its name in the root, its size and time of change."""
+
+    name: str
+    size: int
+    time: int
+    is_file: bool
+
+
+def _below(root: str, inside: str, above: set[str]) -> Iterator[_Entry]:
+    """A folder and all images below it.
 
     It goes where links lead, but into nothing that is hidden.
     """
@@ -259,7 +274,7 @@ def _below(
     if here in above:
         return
     at = os.stat(here)  # before it is listed: what comes in between is found at the next start
-    yield inside, at.st_size, at.st_mtime_ns, False
+    yield _Entry(inside, at.st_size, at.st_mtime_ns, False)
     with os.scandir(here) as entries:
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
@@ -272,7 +287,7 @@ def _below(
                     its = entry.stat()
                 except FileNotFoundError:  # a link to nowhere: its header cannot be read
                     its = entry.stat(follow_symlinks=False)
-                yield name, its.st_size, its.st_mtime_ns, True
+                yield _Entry(name, its.st_size, its.st_mtime_ns, True)
 
 
 def _join(names: Sequence[str]) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -20,11 +21,13 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jax.sharding import Sharding
 
 import data
+import encoded
 
-BUFFERED = 2  # batches of each worker
+BUFFERED = 1  # batches of each worker
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +69,10 @@ class Batches:
             batch["labels"] = self.dataset.labels[indices]
         return batch
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process shuffles itself."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @functools.cached_property
     def _indices(self) -> list[Callable[[int], np.ndarray]]:
         num, labels = len(self.dataset.images), self.dataset.labels if self.balanced else None
@@ -94,9 +101,12 @@ def feed(
         workers = len(affinity(0))
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
     in_turn = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    batches = dataclasses.replace(batches, dataset=_shared(batches.dataset))
     decoded = grain.MapDataset.source(batches)[start:].to_iter_dataset(in_turn)
     decoded = decoded.mp_prefetch(options, _begin_worker)
-    iterator = iter(grain.experimental.ThreadPrefetchIterDataset(decoded, prefetch_buffer_size=1))
+    if not flags.FLAGS.is_parsed():  # of a caller without flags: grain reads its own
+        flags.FLAGS.mark_as_parsed()
+    iterator = iter(decoded)
     others = set(multiprocessing.active_children())
     seen: set[Any] = set()
     latest: tuple[int, dict[str, np.ndarray]] = start - 1, {}
@@ -122,20 +132,20 @@ def feed(
         rows = [following(step) for step in steps]
         return {name: place(np.stack([row[name] for row in rows])) for name in rows[0]}
 
+    iterator.get_state()  # makes all workers' iterators, which then start together
     with _apart():
         iterator.start_prefetch()
     try:
         yield read
     finally:
         iterator.close()
+        latest, iterator = (start - 1, {}), iter(())
+        gc.collect()  # grain's iterators are in cycles, and have shared memory
 
 
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """Threads and processes that begin in it leave the signals to this process, which is asked to stop.
-
-    Nor do they import the entry point's modules: that takes seconds, and they need few.
-    """
+    """Threads and processes that begin in it leave signals to this one, which stops in order."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -143,9 +153,31 @@ def _apart() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def _shared(dataset: data.Dataset) -> data.Dataset:
+    """A data set whose large arrays other processes find in shared memory.
+
+    As a part of what a process is started with they would block the start for ever if it died then.
+    """
+
+    def share(array: np.ndarray) -> np.ndarray:
+        copy = grain.multiprocessing.SharedMemoryArray(array.shape, array.dtype)
+        copy[...] = array
+        copy.unlink_on_del()
+        return copy
+
+    images, labels = dataset.images, dataset.labels
+    if isinstance(images, encoded.Images) and isinstance(images.source, encoded.Files):
+        files = images.source
+        files = dataclasses.replace(files, names=share(files.names), ends=share(files.ends))
+        images = dataclasses.replace(images, source=files)
+    return dataset._replace(images=images, labels=None if labels is None else share(labels))
+
+
 def _begin_worker(index: int, count: int) -> None:
-    """In a worker: JAX, which shuffles, takes the CPU alone; and it ends where its parent has ended."""
+    """In a worker: JAX, which shuffles, takes the CPU alone; it ends where its parent has ended."""
     del index, count
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     jax.config.update("jax_platforms", "cpu")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

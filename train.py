@@ -79,9 +79,10 @@ def train_steps(
     lazy: bool = True,
     shard: bool = False,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """`num` updates on `batches`, [steps_per_call, ...]: indices of `examples`, or, without, arrays.
+    """`num` updates on `batches`, [steps_per_call, ...]; the last one's metrics.
 
-    Their last one's metrics, too. None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
+    Batches are indices of `examples`, or, without, images and labels themselves. A `num` of None is
+    all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
     A population's batches are [steps_per_call, members, ...], and its metrics [members].
     `shard` is of the devices in use: see `devices.specs`.
@@ -660,7 +661,9 @@ def reading(
         )
         split = PartitionSpec(*[None] * (1 if together else 3), *mesh.axis_names)
         sharding = NamedSharding(mesh, split)
-        with streams.feed(batches, int(training.state.step), config.stream_workers, sharding) as fed:
+        with streams.feed(
+            batches, int(training.state.step), config.stream_workers, sharding
+        ) as fed:
             yield None, fed
 
 

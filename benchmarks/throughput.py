@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,13 +119,16 @@ def twoplayer_steps(config: ConfigDict) -> Steps:
     config.steps_per_call, config.num_steps = train.steps_per_call(gan, first), 0
     step = 0
 
+    def read(steps: Sequence[int]) -> np.ndarray:
+        return np.stack([indices(step) for step in steps])
+
     def run(num: int) -> None:
         nonlocal state, step
         metrics: dict[str, jax.Array] = {}
         config.num_steps += num
         while step < config.num_steps:
             previous = metrics
-            state, metrics, taken = train.next_steps(config, gan, state, examples, indices, step)
+            state, metrics, taken = train.next_steps(config, gan, state, examples, read, step)
             jax.block_until_ready(previous)
             step += taken
         jax.block_until_ready(state)

@@ -140,7 +140,9 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr(ConfigDict, "__getitem__", spy_item)
     monkeypatch.setattr(ConfigDict, "items", spy_items)
     monkeypatch.setattr(
-        data, "tfds_images", lambda name, data_dir, resolution, split=None, stream=None: data.digits(None)
+        data,
+        "tfds_images",
+        lambda name, data_dir, resolution, split=None, stream=None: data.digits(None),
     )
     small = {"batch_size": 8, "num_steps": 1, "steps_per_call": 1}
     small |= {"target.metric": "train/d_loss"}
