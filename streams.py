@@ -65,8 +65,7 @@ class Batches:
             indices = indices[..., self.positions]
         batch = {"images": self.dataset.images[indices]}
         if self.labelled:
-            assert self.dataset.labels is not None
-            batch["labels"] = self.dataset.labels[indices]
+            batch["labels"] = np.asarray(self.dataset.labels)[indices]  # no part of shared memory
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,7 +74,8 @@ class Batches:
 
     @functools.cached_property
     def _indices(self) -> list[Callable[[int], np.ndarray]]:
-        num, labels = len(self.dataset.images), self.dataset.labels if self.balanced else None
+        num, labels = len(self.dataset.images), self.dataset.labels
+        labels = np.asarray(labels) if self.balanced else None
         keys = [jax.random.wrap_key_data(jnp.asarray(key)) for key in self.keys]
         return [data.make_indices(key, num, self.shape, labels) for key in keys]
 

@@ -73,16 +73,14 @@ NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
 def train_steps(
     gan: gans.Gan,
     state: State,
-    examples: dict[str, jax.Array] | None,
-    batches: jax.Array | dict[str, jax.Array],
+    batches: gans.Batch,
     num: jax.Array | None = None,
     lazy: bool = True,
     shard: bool = False,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """`num` updates on `batches`, [steps_per_call, ...]; the last one's metrics.
+    """`num` updates on `batches`, arrays [steps_per_call, ...]; the last one's metrics.
 
-    Batches are indices of `examples`, or, without, images and labels themselves. A `num` of None is
-    all of them: a program of its own, as a GPU waits for a number of steps that it is told.
+    None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
     A population's batches are [steps_per_call, members, ...], and its metrics [members].
     `shard` is of the devices in use: see `devices.specs`.
@@ -92,8 +90,7 @@ def train_steps(
 
     def steps(state: gans.GanState, batches: Any) -> tuple[gans.GanState, dict]:
         def read(i: int | jax.Array) -> gans.Batch:
-            batch = devices.split(jax.tree.map(lambda array: array[i], batches), axis=2)
-            return batch if examples is None else data.take(examples, batch)
+            return devices.split(jax.tree.map(lambda array: array[i], batches), axis=2)
 
         if length == 1:
             return gans.update(gan, state, read(0), lazy)
@@ -109,15 +106,14 @@ def next_steps(
     config: ConfigDict,
     gan: gans.Gan,
     state: State,
-    examples: dict[str, jax.Array] | None,
-    read: Callable[[Sequence[int]], Any],
+    read: Callable[[Sequence[int]], gans.Batch],
     step: int,
 ) -> tuple[State, dict[str, jax.Array], int]:
     """One call: `steps_per_call` steps, or fewer up to the next report.
 
     Args:
-      config, gan, state, examples: as of `train_steps`.
-      read: of steps, the last one perhaps several times, what that takes as `batches`.
+      config, gan, state: as of `train_steps`.
+      read: the batches of steps, of which the last may come several times.
       step: the state's.
 
     Returns:
@@ -131,9 +127,7 @@ def next_steps(
     batches = read([step + min(i, num - 1) for i in range(length)])
     fewer = num if num < length else None
     lazy_call = lazy or length > 1
-    state, metrics = train_steps(
-        gan, state, examples, batches, fewer, lazy_call, config.shard_state
-    )
+    state, metrics = train_steps(gan, state, batches, fewer, lazy_call, config.shard_state)
     carried = {name: metrics[name] for name in metrics if lazy or name not in gan.penalties}
     return state, carried, num
 
@@ -347,7 +341,7 @@ def train_together(
             disable=not sys.stderr.isatty(),
         ) as bar,
         contextlib.ExitStack() as tracing,
-        reading(training, any_left=step < config.num_steps and not ending) as (examples, read),
+        reading(training, any_left=step < config.num_steps and not ending) as read,
     ):
         try:
             if _due(step, config.sample_every, reached or step == config.num_steps):
@@ -360,7 +354,7 @@ def train_together(
                 if profile and calls == PROFILED_CALLS.start:
                     tracing.enter_context(jax.profiler.trace(profile))
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics, num = next_steps(config, gan, state, examples, read, step)
+                    state, metrics, num = next_steps(config, gan, state, read, step)
                     jax.block_until_ready(previous)  # one call ahead, no more: stops are prompt
                 if calls == PROFILED_CALLS.stop - 1:
                     jax.block_until_ready(state)
@@ -625,31 +619,18 @@ def begin(
 
 
 @contextlib.contextmanager
-def reading(
-    training: Training, any_left: bool
-) -> Iterator[tuple[dict[str, jax.Array] | None, Callable[[Sequence[int]], Any]]]:
-    """In it are the `examples` and the `read` of `next_steps`; without steps left none are moved.
+def reading(training: Training, any_left: bool) -> Iterator[Callable[[Sequence[int]], gans.Batch]]:
+    """In it is the `read` of `next_steps`; without any step left there is nothing to read.
 
-    The examples lie on the devices, and steps read indices; or they are streamed as batches, each
-    device its part.
+    The examples are on every device, and a program of its own gathers each device's part of a
+    batch; or the parts are streamed. The steps' program is the same, and so are their bits.
     """
     dataset, gan, _ = training.prepared
     members, mesh = training.members, training.mesh
     config, together = members[0].config, isinstance(training.state, Population)
-
-    def read(steps: Sequence[int]) -> np.ndarray:
-        rows = [np.stack([member.indices(step) for step in steps]) for member in members]
-        return np.stack(rows, axis=1) if together else rows[0]
-
-    if not any_left:
-        yield {}, read
-    elif not dataset.streamed:
-        everywhere = devices.whole(mesh)
-        examples = {"images": jax.device_put(dataset.images, everywhere)}
-        if gan.num_classes:
-            examples["labels"] = jax.device_put(dataset.labels, everywhere)
-        yield examples, read
-    else:
+    split = PartitionSpec(*[None] * (1 if together else 3), *mesh.axis_names)
+    sharding = NamedSharding(mesh, split)
+    if dataset.streamed and any_left:
         batches = streams.Batches(
             dataset,
             [np.asarray(jax.random.key_data(member.order_key)) for member in members],
@@ -659,12 +640,22 @@ def reading(
             bool(gan.num_classes),
             config.num_steps,
         )
-        split = PartitionSpec(*[None] * (1 if together else 3), *mesh.axis_names)
-        sharding = NamedSharding(mesh, split)
         with streams.feed(
             batches, int(training.state.step), config.stream_workers, sharding
-        ) as fed:
-            yield None, fed
+        ) as read:
+            yield read
+        return
+    arrays = {"images": dataset.images} if any_left else {}
+    if gan.num_classes and any_left:
+        arrays["labels"] = np.asarray(dataset.labels)
+    examples = jax.device_put(arrays, devices.whole(mesh))
+    take = jax.jit(data.take, out_shardings=sharding)
+
+    def gather(steps: Sequence[int]) -> gans.Batch:
+        rows = [np.stack([member.indices(step) for step in steps]) for member in members]
+        return take(examples, np.stack(rows, axis=1) if together else rows[0])
+
+    yield gather
 
 
 def close(training: Training) -> None:
