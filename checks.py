@@ -59,6 +59,7 @@ def check_values(config: ConfigDict) -> None:
         "checkpoints_kept",
         "max_rollbacks",
         "devices",
+        "resolution",
     ):
         value = config[field]
         _require(value is None or value >= 1, f"{field} must be at least 1, not {value}")
@@ -82,6 +83,12 @@ def check_values(config: ConfigDict) -> None:
     ):
         value = config[field]
         _require(value is None or value <= most, f"{field} is at most {most:,}, not {value}")
+    workers = config.stream_workers
+    _require(workers is None or workers >= 0, f"stream_workers must be 0 or more, not {workers}")
+    _require(
+        not config.stream or not data.is_computed(config.dataset),
+        f"stream=True: {config.dataset} is made in memory, there is nothing to stream",
+    )
     _choose({"stop": None, "rollback": None}, config.on_nan, "on_nan")
     _choose(dict.fromkeys(gans.UPDATE_RULES), config.update_rule, "update_rule")
     _require(
@@ -253,9 +260,9 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
     num = devices.make_mesh(config.devices).size
     needed = devices.bytes_on_each(state, num, config.shard_state) + latents
     _require(
-        needed <= memory(),
+        needed <= data.memory(),
         f"these networks and latents need {needed / 2**30:,.0f} GiB, and there are "
-        f"{memory() / 2**30:,.0f}: smaller widths, latent_dim or resolution",
+        f"{data.memory() / 2**30:,.0f}: smaller widths, latent_dim or resolution",
     )
     of_gradients = [name for name in gan.penalties if name in GRADIENT_NORMS]
     _require(
@@ -380,13 +387,11 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
         unused["resolution"] = f"{config.dataset} has points"
     if config.dataset in (*data.TOYS, "digits") or config.dataset.startswith("folder:"):
         unused["data_dir"] = f"{config.dataset} is not read from there"
+    if data.is_computed(config.dataset):
+        unused |= dict.fromkeys(("stream", "stream_workers"), f"{config.dataset} is made in memory")
+    elif config.stream is False:
+        unused["stream_workers"] = "stream is False"
     return unused
-
-
-def memory() -> int:
-    """Bytes of memory of a device that trains."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or data.host_memory()
 
 
 def _check_share(field: str, share: float | None) -> None:

@@ -1,8 +1,8 @@
 """Data sets, and which examples a step takes.
 
-`load` returns a data set as arrays; `make_indices` says which examples step k takes, as a pure
-function of (key, k); `take` gathers them. The three are apart so that data on the device, streamed
-from disk, or split over hosts share the second.
+`load` returns a data set; `make_indices` says which examples step k takes, as a pure function of
+(key, k); `take` gathers them. The three are apart so that data on the device, streamed from disk
+(streams.py), or split over hosts share the second.
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ import os
 import re
 import tempfile
 import urllib.parse
-import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+import encoded
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NAMES = "names"  # of the arrays in a file of the cache, beside them
-PNG_END = b"IEND\xaeB`\x82"
 TOY_SIZE = 100_000
 DIGITS_HELD_OUT = 500
 STACKED_SIZE = {"train": 128_000, "test": 26_000}
+# Of the memory of this machine, and of a device: images that take more when decoded are streamed.
+# On a CPU they are there twice, as an array and on the device, and networks, their optimisers and
+# the scores' features take memory, too.
+MEMORY_SHARE = 0.25
 
 
 class Spec(NamedTuple):
@@ -58,10 +61,11 @@ class Spec(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A data set in memory.
+    """A data set: its labels in memory, its images there, too, or decoded when they are indexed.
 
     Attributes:
-      images: uint8 [N, H, W, C], or float32 [N, 2] of a toy.
+      images: uint8 [N, H, W, C], or float32 [N, 2] of a toy; if `streamed` it is no array, but
+        reads like one (encoded.Images).
       labels: int32 [N] in [0, num_classes), or None.
       num_classes: None where there are no labels.
     """
@@ -73,6 +77,11 @@ class Dataset(NamedTuple):
     @property
     def spec(self) -> Spec:
         return Spec(self.images.shape[1:], self.num_classes)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its images are too many for the memory, or shall not be there."""
+        return isinstance(self.images, encoded.Images)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -93,10 +102,11 @@ def load(config: ConfigDict) -> Dataset:
     if name == "digits":
         return digits(config.resolution)
     if name.startswith("folder:"):
-        return folder(Path(os.path.expanduser(name.removeprefix("folder:"))), config.resolution)
+        path = Path(os.path.expanduser(name.removeprefix("folder:")))
+        return folder(path, config.resolution, config.stream)
     if name == "stacked_mnist":
         return stacked_mnist(config.data_dir, config.resolution)
-    dataset = tfds_images(name, config.data_dir, config.resolution)
+    dataset = tfds_images(name, config.data_dir, config.resolution, stream=config.stream)
     if dataset is None:
         raise app.UsageError(f"dataset {name} has no train split")
     return dataset
@@ -120,6 +130,11 @@ def load_held_out(config: ConfigDict) -> Dataset | None:
     if name == "stacked_mnist":
         return stacked_mnist(config.data_dir, config.resolution, split="test")
     return tfds_images(name, config.data_dir, config.resolution, split="test")
+
+
+def is_computed(name: str) -> bool:
+    """Whether a data set is made in memory, so that there is nothing to stream."""
+    return name in (*TOYS, "digits", "stacked_mnist")
 
 
 def make_indices(
@@ -183,9 +198,11 @@ def digits(resolution: int | None, held_out: bool = False) -> Dataset:
     order = np.random.default_rng(0).permutation(len(source.images))
     chosen = order[:DIGITS_HELD_OUT] if held_out else order[DIGITS_HELD_OUT:]
     images = np.round(source.images[chosen] * (255 / 16)).astype(np.uint8)
-    pictures = (Image.fromarray(image) for image in images)
-    stacked = _stack("digits", pictures, len(images), resolution)
-    return Dataset(stacked, source.target[chosen].astype(np.int32), 10)
+    if resolution is not None:
+        _check_memory("digits", (len(images), resolution, resolution, 1))
+        fitted = [encoded.fit(Image.fromarray(image), resolution) for image in images]
+        images = np.stack([np.asarray(picture) for picture in fitted])
+    return Dataset(images[..., None], source.target[chosen].astype(np.int32), 10)
 
 
 def stacked_mnist(data_dir: str | None, resolution: int | None, split: str = "train") -> Dataset:
@@ -195,7 +212,7 @@ def stacked_mnist(data_dir: str | None, resolution: int | None, split: str = "tr
     own split, always the same.
     Source: Metz et al. 2017; Lin et al. 2018 (PacGAN).
     """
-    mnist = tfds_images("mnist", data_dir, resolution, split)
+    mnist = tfds_images("mnist", data_dir, resolution, split, stream=False)
     assert mnist is not None
     assert mnist.labels is not None
     shape = STACKED_SIZE[split], 3
@@ -245,70 +262,58 @@ def toy(mixture: Mixture, seed: int) -> Dataset:
     return Dataset(points.astype(np.float32), labels, num_classes)
 
 
-def folder(path: Path, resolution: int | None) -> Dataset:
+def folder(path: Path, resolution: int | None, stream: bool | None = False) -> Dataset:
     """The images below a folder; where there are sub-folders, they are the classes.
 
     Grey where every image is grey, RGB otherwise. Without a `resolution` all images must have one
-    square size; with one they are cropped to their central square and resized.
+    square size; with one they are cropped to their central square and resized. Its index, and what
+    is decoded in memory, are kept in the user's cache folder.
 
+    Args:
+      path: the folder.
+      resolution: pixels, or None.
+      stream: leave the images where they are; None: if they are more than MEMORY_SHARE.
     Raises:
       app.UsageError: no image is there, or one is damaged or has another size (it is named).
     """
+    name = f"folder:{path}"
     if not path.is_dir():
-        raise app.UsageError(f"dataset folder:{path}: there is no such folder")
+        raise app.UsageError(f"dataset {name}: there is no such folder")
+    digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+    cache = cache_folder() / f"folder-{digest}.npz"
+    known = read_arrays(cache)
     try:
-        files = sorted(_image_files(path, set()))
+        index = encoded.index(str(path), known)
     except OSError as error:
-        raise app.UsageError(f"dataset folder:{path}: {error}") from error
-    if not files:
-        raise app.UsageError(f"dataset folder:{path}: no image ({', '.join(IMAGE_SUFFIXES)}) in it")
-    images = _stack(f"folder:{path}", map(_read_image, files), len(files), resolution)
-    if any(file.parent == path for file in files):
-        return Dataset(images)
-    classes = [file.relative_to(path).parts[0] for file in files]
-    names, labels = np.unique(classes, return_inverse=True)
-    return Dataset(images, labels.astype(np.int32), len(names))
-
-
-def _image_files(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """The images in a folder and those below it: what links lead to, but nothing hidden."""
-    if folder.resolve() in above:
-        return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _image_files(path, above | {folder.resolve()})
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path
-
-
-def _read_image(file: Path) -> Image.Image:
-    """A picture, upright as its camera says, in mode L or RGB; anything wrong with it is named."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of some truncated files
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            if file.exists() and not file.is_file():  # a pipe would be waited for, without end
-                raise ValueError("it is no file")
-            content = file.read_bytes()
-            with Image.open(io.BytesIO(content)) as picture:
-                picture.verify()  # a PNG's chunks, to the last of which decoding does not get
-                if picture.format == "PNG" and PNG_END not in content:
-                    raise ValueError("its end is missing")
-            with Image.open(io.BytesIO(content)) as picture:
-                if picture.mode[0] in "IF":
-                    raise ValueError(f"its mode is {picture.mode}, not 8 bits a channel")
-                mode = "L" if picture.mode in ("L", "LA", "1") else "RGB"
-                return ImageOps.exif_transpose(picture).convert(mode)
-    except UnidentifiedImageError as error:
-        raise app.UsageError(f"{file} cannot be read: it is no image") from error
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
-        raise app.UsageError(f"{file} cannot be read: {_reason(error)}") from error
+        raise app.UsageError(f"dataset {name}: {error}") from error
+    if not len(index["ends"]):
+        suffixes = ", ".join(encoded.IMAGE_SUFFIXES)
+        raise app.UsageError(f"dataset {name}: no image ({suffixes}) in it")
+    if index is not known:
+        write_arrays(cache, index)
+    widths, heights, channels = index["headers"].T
+    if resolution is None:
+        sizes = np.unique(index["headers"][:, :2], axis=0)
+        if len(sizes) > 1 or widths[0] != heights[0]:
+            words = ", ".join(f"{width}x{height}" for width, height in sizes[:2])
+            raise app.UsageError(f"dataset {name} has images of {words}: {encoded.ANY_SIZE}")
+    size = resolution or int(widths[0])
+    files = encoded.Files(str(path), index["files"], index["ends"])
+    parts = index["files"], index["stats"], np.array([size, resolution is not None])
+    fingerprint = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+    shape = len(files.ends), size, size, int(channels.max())
+    images = encoded.Images(name, files, shape, resolution is not None, fingerprint)
+    labels = index.get("labels")
+    held = _held(images, stream, cache_folder() / f"folder-{digest}-{fingerprint[:16]}.npz")
+    return Dataset(held, labels, None if labels is None else int(labels.max()) + 1)
 
 
 def tfds_images(
-    name: str, data_dir: str | None, resolution: int | None, split: str = "train"
+    name: str,
+    data_dir: str | None,
+    resolution: int | None,
+    split: str = "train",
+    stream: bool | None = None,
 ) -> Dataset | None:
     """A split of a TFDS data set that has an image; its class label where it has one.
 
@@ -316,6 +321,9 @@ def tfds_images(
     (tfds_builders.py, without TensorFlow, for the sets it has). The arrays are cached in the user's
     cache folder, by a fingerprint of the files they were read from.
 
+    Args:
+      name, data_dir, resolution, split: as TFDS has them; resolution in pixels, or None.
+      stream: leave the images where they are; None: if they are more than MEMORY_SHARE.
     Raises:
       app.UsageError: unknown, not there and not to be had, or of no use here.
     """
@@ -334,46 +342,64 @@ def tfds_images(
         raise app.UsageError(f"dataset {name} has no image")
     if split not in info.splits:
         return None
-    num_classes = info.features[label_key].num_classes if label_key else None
     try:
         stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
     except OSError as error:  # a link to nowhere
         raise app.UsageError(f"{damaged} ({error})") from error
     files = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items())
-    fingerprint = hashlib.sha256(json.dumps([info.full_name, files, resolution]).encode())
-    stem = f"{info.full_name.replace('/', '-')}-{split}"
-    cache = cache_folder() / f"{stem}-{fingerprint.hexdigest()[:16]}.npz"
-    if (arrays := read_arrays(cache)) is not None:
-        return _dataset(arrays, num_classes)
-
-    decoders = {image_key: tfds.decode.SkipDecoding()}
-    try:
-        source = builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:
-        raise app.UsageError(
-            f"{builder.data_path} is not in the array_record format: name another --config.data_dir"
-        ) from error
+    parts = json.dumps([info.full_name, files, resolution])
+    fingerprint = hashlib.sha256(f"{parts}{split}".encode()).hexdigest()
+    cache = cache_folder() / f"{info.full_name.replace('/', '-')}-{split}-{fingerprint[:16]}.npz"
     mode = "L" if info.features[image_key].shape[-1] == 1 else "RGB"
-    try:
-        examples = source.__getitems__(range(len(source)))  # type: ignore[attr-defined]
-        pictures = (
-            Image.open(io.BytesIO(example[image_key])).convert(mode) for example in examples
+    records = encoded.Records(name, str(builder.data_path), split, image_key, mode)
+    height, width, _ = info.features[image_key].shape
+    any_size = None in (height, width) and resolution is None
+    if resolution is not None:
+        height = width = resolution
+    elif any_size:
+        width, height = next(records.pictures([0])).size
+    if height != width:
+        raise app.UsageError(f"dataset {name} has images of {width}x{height}: {encoded.ANY_SIZE}")
+    num = info.splits[split].num_examples
+    shape = num, height, width, 1 if mode == "L" else 3
+    images = encoded.Images(name, records, shape, resolution is not None, fingerprint)
+    held = _held(images, stream, cache)
+    if any_size and isinstance(held, encoded.Images):
+        raise app.UsageError(f"dataset {name} has images of any size: set a resolution to stream")
+    if label_key is None:
+        return Dataset(held)
+    cache = cache.with_stem(f"{cache.stem}-labels")
+    if (arrays := read_arrays(cache)) is None:
+        chunks = (range(num)[i : i + encoded.CHUNK] for i in range(0, num, encoded.CHUNK))
+        labels = [x[label_key] for chunk in chunks for x in records.examples(list(chunk))]
+        arrays = {"labels": np.array(labels, np.int32)}
+        write_arrays(cache, arrays)
+    if arrays["labels"].min() < 0:  # TFDS says -1 where a label is not known
+        return Dataset(held)
+    return Dataset(held, arrays["labels"], info.features[label_key].num_classes)
+
+
+def _held(images: encoded.Images, stream: bool | None, cache: Path) -> np.ndarray:
+    """The images in memory, and in a file of the cache; or as they are, if they are streamed."""
+    if stream is None:
+        stream = images.nbytes > MEMORY_SHARE * min(host_memory(), memory())
+    if stream:
+        return cast(np.ndarray, images)
+    _check_memory(images.name, images.shape)
+    if (arrays := read_arrays(cache)) is None:
+        arrays = {"images": np.asarray(images)}
+        write_arrays(cache, arrays)
+    return arrays["images"]
+
+
+def _check_memory(name: str, shape: tuple[int, ...]) -> None:
+    """Images uint8 of that shape fit into the memory of this machine."""
+    needed = math.prod(shape)
+    if needed > host_memory():
+        raise app.UsageError(
+            f"dataset {name} at resolution={shape[1]} takes {needed / 2**30:,.0f} GiB, and "
+            f"this machine has {host_memory() / 2**30:,.0f}"
         )
-        images = _stack(name, pictures, len(examples), resolution)
-    except (RuntimeError, OSError, ValueError, SyntaxError) as error:  # array_record's, Pillow's
-        raise app.UsageError(f"{damaged} ({_reason(error)[:100]})") from error
-    arrays = {"images": images}
-    if label_key is not None:
-        labels = np.array([example[label_key] for example in examples], np.int32)
-        if labels.min() >= 0:  # TFDS says -1 where a label is not known
-            arrays["labels"] = labels
-    write_arrays(cache, arrays)
-    return _dataset(arrays, num_classes)
-
-
-def _dataset(arrays: dict[str, np.ndarray], num_classes: int | None) -> Dataset:
-    labels = arrays.get("labels")
-    return Dataset(arrays["images"], labels, None if labels is None else num_classes)
 
 
 def _feature(features: Any, kind: type, usual: str) -> str | None:
@@ -395,7 +421,7 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
         except tfds.core.DatasetNotFoundError:
             pass
         except Exception as error:  # a version that is not, TensorFlow needed, damage
-            raise app.UsageError(f"dataset {name}: {_reason(error)}") from error
+            raise app.UsageError(f"dataset {name}: {encoded.reason(error)}") from error
     known = ["digits", *BUILDERS, "stacked_mnist", *TOYS]
     listed = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name, known + listed, 1)
@@ -430,13 +456,8 @@ def _prepare(name: str, builder: Any) -> None:
         download_and_prepare(builder)
     except Exception as error:
         raise app.UsageError(
-            f"dataset {name} could not be prepared: {_reason(error)}; {offline}"
+            f"dataset {name} could not be prepared: {encoded.reason(error)}; {offline}"
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def host_memory() -> int:
@@ -444,38 +465,10 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _stack(
-    name: str, pictures: Iterable[Image.Image], num: int, resolution: int | None
-) -> np.ndarray:
-    """Pictures of mode L or RGB, one after the other, as uint8 [N, size, size, C].
-
-    With a resolution they are cropped to the central square and resized; C is 1 if all are grey.
-    """
-    if resolution is not None:
-        if resolution < 1:
-            raise app.UsageError(f"resolution must be at least 1, not {resolution}")
-        needed = 3 * num * resolution**2
-        if needed > host_memory():
-            raise app.UsageError(
-                f"dataset {name} at resolution={resolution} takes {needed / 2**30:,.0f} GiB, and "
-                f"this machine has {host_memory() / 2**30:,.0f}"
-            )
-    images: list[np.ndarray] = []
-    for picture in pictures:
-        if resolution is not None and picture.size != (resolution, resolution):
-            picture = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
-        images.append(np.asarray(picture))
-        height, width = images[-1].shape[:2]
-        if height != width or images[-1].shape[:2] != images[0].shape[:2]:
-            first = f"{images[0].shape[1]}x{images[0].shape[0]}"
-            sizes = ", ".join(dict.fromkeys((first, f"{width}x{height}")))
-            raise app.UsageError(
-                f"dataset {name} has images of {sizes}: they must be square and "
-                "of one size, or be given a resolution"
-            )
-    if len({image.ndim for image in images}) > 1:
-        images = [np.broadcast_to(x.reshape(*x.shape[:2], -1), (*x.shape[:2], 3)) for x in images]
-    return np.stack(images).reshape(len(images), height, width, -1)
+def memory() -> int:
+    """Bytes of memory of a device that trains."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or host_memory()
 
 
 def cache_folder() -> Path:

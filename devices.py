@@ -89,6 +89,13 @@ def copy_to_each(arrays: Any, mesh: Mesh) -> Any:
     )
 
 
+def own(sharding: Sharding, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Positions along an axis of arrays of that shape which this process's devices have."""
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    ends = {index[axis].indices(shape[axis])[:2] for index in indices if index is not None}
+    return np.concatenate([np.arange(*pair) for pair in sorted(ends)])
+
+
 def split(arrays: Any, axis: int = 0) -> Any:
     """Arrays along an axis over the devices in use: inside a program."""
     if jax.sharding.get_abstract_mesh().empty:

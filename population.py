@@ -77,21 +77,21 @@ def going(population: State, metrics: dict[str, jax.Array] | None = None) -> lis
 
 
 def advance(
-    steps: Callable[[gans.GanState, jax.Array], tuple[gans.GanState, dict[str, jax.Array]]],
+    steps: Callable[[gans.GanState, Any], tuple[gans.GanState, dict[str, jax.Array]]],
     population: Population,
-    indices: jax.Array,
+    batches: Any,
 ) -> tuple[Population, dict[str, jax.Array]]:
     """Every member some steps on, but for those that are frozen, or now become so.
 
     Args:
-      steps: of one state and its indices: the state some steps later, and metrics.
+      steps: of one state and its batches: the state some steps later, and metrics.
       population: of N members.
-      indices: [steps, N, ...].
+      batches: arrays [steps, N, ...], as of `train.train_steps`.
     Returns:
       The population, and metrics [N] by name.
     """
     old = population.states
-    new, metrics = jax.vmap(steps, in_axes=(AXES, 1), out_axes=(AXES, 0))(old, indices)
+    new, metrics = jax.vmap(steps, in_axes=(AXES, 1), out_axes=(AXES, 0))(old, batches)
     finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in metrics.values()]), axis=0)
     going = (population.frozen < 0) & finite
 

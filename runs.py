@@ -38,6 +38,8 @@ RESUMABLE = (
     "target",
     "devices",
     "shard_state",
+    "stream",
+    "stream_workers",
     "log_every",
     "sample_every",
     "eval_every",

@@ -29,6 +29,7 @@ from PIL import Image
 
 import cli
 import data
+import encoded
 import exports
 import features
 import gan as gans
@@ -382,7 +383,7 @@ def export(workdir: Path, out: Path) -> None:
     out.write_bytes(exports.export(run.gan, network).serialize())
 
 
-PICTURES = (*data.IMAGE_SUFFIXES, ".pdf")
+PICTURES = (*encoded.IMAGE_SUFFIXES, ".pdf")
 MOVING = (".gif", ".png")
 DRAWN = ("step", "truncation", "rows", "columns", "seed", "classes")
 MODES = {

@@ -548,7 +548,10 @@ def reals(judge: Judge, view: features.View) -> Reals:
     images = judge.dataset.images
     digest = hashlib.sha256(view.fingerprint.encode())
     digest.update(str(images.shape).encode())
-    digest.update(np.ascontiguousarray(images).data)
+    if isinstance(images, np.ndarray):
+        digest.update(np.ascontiguousarray(images).data)
+    else:
+        digest.update(images.fingerprint.encode())
     file = data.cache_folder() / f"features-{view.suffix}-{digest.hexdigest()[:16]}.npz"
     arrays = data.read_arrays(file)
     if hosts.any_of(arrays is None) or arrays is None:  # all compute, or none

@@ -21,7 +21,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -46,6 +46,7 @@ import report
 import runs
 import runtime
 import scores
+import streams
 from checkpoints import Checkpoints
 from population import Population, State
 
@@ -91,31 +92,32 @@ NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
 def train_steps(
     gan: gans.Gan,
     state: State,
-    examples: dict[str, jax.Array],
-    indices: jax.Array,
+    batches: gans.Batch,
     num: jax.Array | None = None,
     lazy: bool = True,
     shard: bool = False,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """`num` updates on the examples at `indices`, [steps_per_call, ...]; the last one's metrics.
+    """`num` updates on `batches`, arrays [steps_per_call, ...]; the last one's metrics.
 
     None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
-    A population's indices are [steps_per_call, members, ...], and its metrics [members].
+    A population's batches are [steps_per_call, members, ...], and its metrics [members].
     `shard` is of the devices in use: see `devices.specs`.
     """
 
-    def steps(state: gans.GanState, indices: jax.Array) -> tuple[gans.GanState, dict]:
-        def read(i: int | jax.Array) -> gans.Batch:
-            return data.take(examples, devices.split(indices[i], axis=2))
+    length = len(jax.tree.leaves(batches)[0])
 
-        if len(indices) == 1:
+    def steps(state: gans.GanState, batches: Any) -> tuple[gans.GanState, dict]:
+        def read(i: int | jax.Array) -> gans.Batch:
+            return devices.split(jax.tree.map(lambda array: array[i], batches), axis=2)
+
+        if length == 1:
             return gans.update(gan, state, read(0), lazy)
-        return gans.updates(gan, state, read, len(indices) if num is None else num)
+        return gans.updates(gan, state, read, length if num is None else num)
 
     if isinstance(state, Population):
-        return population.advance(steps, state, indices)
-    state, metrics = steps(state, indices)
+        return population.advance(steps, state, batches)
+    state, metrics = steps(state, batches)
     return devices.lay(state, shard), metrics
 
 
@@ -123,11 +125,15 @@ def next_steps(
     config: ConfigDict,
     gan: gans.Gan,
     state: State,
-    examples: dict[str, jax.Array],
-    indices: Callable[[int], np.ndarray],
+    read: Callable[[Sequence[int]], gans.Batch],
     step: int,
 ) -> tuple[State, dict[str, jax.Array], int]:
     """One call: `steps_per_call` steps, or fewer up to the next report.
+
+    Args:
+      config, gan, state: as of `train_steps`.
+      read: the batches of steps, of which the last may come several times.
+      step: the state's.
 
     Returns:
       The last state (the given one is donated), its metrics, and how many steps were taken.
@@ -136,10 +142,11 @@ def next_steps(
     ends = [every - step % every for every in reports if every]
     num = min(config.steps_per_call, config.num_steps - step, *ends)
     lazy = (step + num) % config.lazy_every == 0
-    rows = np.stack([indices(step + min(i, num - 1)) for i in range(config.steps_per_call)])
-    fewer = num if num < len(rows) else None
-    lazy_call = lazy or len(rows) > 1
-    state, metrics = train_steps(gan, state, examples, rows, fewer, lazy_call, config.shard_state)
+    length = config.steps_per_call
+    batches = read([step + min(i, num - 1) for i in range(length)])
+    fewer = num if num < length else None
+    lazy_call = lazy or length > 1
+    state, metrics = train_steps(gan, state, batches, fewer, lazy_call, config.shard_state)
     carried = {name: metrics[name] for name in metrics if lazy or name not in gan.penalties}
     return state, carried, num
 
@@ -278,6 +285,7 @@ class Member(NamedTuple):
     workdir: Path
     checkpoints: Checkpoints
     log: runs.Rows
+    order_key: jax.Array
     indices: Callable[[int], np.ndarray]
     latents: jax.Array
     picture_key: jax.Array
@@ -359,15 +367,7 @@ def train_together(
     dataset, gan, judge = training.prepared
     state, members = training.state, training.members
     config, num_members = members[0].config, len(members)
-    examples = {"images": dataset.images}
-    if gan.num_classes:
-        examples["labels"] = np.asarray(dataset.labels)
-    examples = devices.copy_to_each(examples, training.mesh)
     labels = gans.class_rows(gan, 10, NUM_SAMPLES // 10)
-
-    def indices(step: int) -> np.ndarray:
-        rows = [member.indices(step) for member in members]
-        return np.stack(rows) if isinstance(state, Population) else rows[0]
 
     def report_picture(i: int) -> None:
         average, member = population.member(state, i).average, members[i]
@@ -401,6 +401,7 @@ def train_together(
             disable=not (sys.stderr.isatty() and hosts.is_first()),
         ) as bar,
         contextlib.ExitStack() as tracing,
+        reading(training, any_left=step < config.num_steps and not ending) as read,
     ):
         try:
             if _due(step, config.sample_every, reached or step == config.num_steps):
@@ -413,7 +414,7 @@ def train_together(
                 if profile and calls == PROFILED_CALLS.start:
                     tracing.enter_context(jax.profiler.trace(profile))
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics, num = next_steps(config, gan, state, examples, indices, step)
+                    state, metrics, num = next_steps(config, gan, state, read, step)
                     jax.block_until_ready(previous)  # one call ahead, no more: stops are prompt
                 if calls == PROFILED_CALLS.stop - 1:
                     jax.block_until_ready(state)
@@ -531,7 +532,8 @@ def train_members(
         raise app.UsageError("shard_state is for runs that train alone: --notogether")
     if together and not firsts:
         if max_members is None:
-            half = checks.memory() // 2 - prepared.dataset.images.nbytes
+            images = prepared.dataset.images
+            half = data.memory() // 2 - (0 if prepared.dataset.streamed else images.nbytes)
             max_members = max(1, half // population.member_memory(prepared.gan, configs[0]))
         parts = -(-len(configs) // max_members)  # of about one size: fewer programs
         firsts = [len(configs) * i // parts for i in range(parts)]
@@ -667,14 +669,16 @@ def begin(
     members, log = [], runs.Log if hosts.is_first() else runs.Rows
     for i, (config, workdir) in enumerate(zip(configs, workdirs)):
         key = population.member(state, i).key
+        order_key = jax.random.fold_in(key, ORDER_KEY)
         picture_key = jax.random.fold_in(key, PICTURE_KEY)
         member = Member(
             config,
             workdir,
             checkpoints if workdir == folder else Checkpoints(workdir),
             log(workdir, last_step(workdir, config, int(state.step)), notes),
+            order_key,
             data.make_indices(
-                jax.random.fold_in(key, ORDER_KEY),
+                order_key,
                 len(dataset.images),
                 gans.batch_shape(gan),
                 dataset.labels if config.balanced else None,
@@ -696,8 +700,11 @@ def hashes(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
     settings = config.to_dict()
     for place in ("data_dir", "inception_weights"):  # each machine's own
         settings.pop(place)
+    images, labels = dataset.images, dataset.labels
+    if dataset.streamed:  # some of them: each is decoded for it
+        images = images[np.random.default_rng(0).integers(len(images), size=NUM_SAMPLES)]
     examples = hashlib.sha256(repr(dataset.facts).encode())
-    for array in (dataset.images, dataset.labels):
+    for array in (images, labels):
         if array is not None:
             examples.update(np.ascontiguousarray(array).data)
     return {
@@ -705,6 +712,47 @@ def hashes(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
         "data set": examples.hexdigest(),
         "version of JAX": jax.__version__,
     }
+
+
+@contextlib.contextmanager
+def reading(training: Training, any_left: bool) -> Iterator[Callable[[Sequence[int]], gans.Batch]]:
+    """In it is the `read` of `next_steps`; without any step left there is nothing to read.
+
+    The examples are on every device, and a program of its own gathers each device's part of a
+    batch; or the parts are streamed. The steps' program is the same, and so are their bits.
+    """
+    dataset, gan, _ = training.prepared
+    members, mesh = training.members, training.mesh
+    config, together = members[0].config, isinstance(training.state, Population)
+    split = PartitionSpec(*[None] * (1 if together else 3), *mesh.axis_names)
+    sharding = NamedSharding(mesh, split)
+    if dataset.streamed and any_left:
+        batches = streams.Batches(
+            dataset,
+            [np.asarray(jax.random.key_data(member.order_key)) for member in members],
+            together,
+            gans.batch_shape(gan),
+            config.balanced,
+            bool(gan.num_classes),
+            config.num_steps,
+            None if together else devices.own(sharding, (1, *gans.batch_shape(gan)), axis=3),
+        )
+        with streams.feed(
+            batches, int(training.state.step), config.stream_workers, sharding
+        ) as read:
+            yield read
+        return
+    arrays = {"images": dataset.images} if any_left else {}
+    if gan.num_classes and any_left:
+        arrays["labels"] = np.asarray(dataset.labels)
+    examples = devices.copy_to_each(arrays, mesh)
+    take = jax.jit(data.take, out_shardings=sharding)
+
+    def gather(steps: Sequence[int]) -> gans.Batch:
+        rows = [np.stack([member.indices(step) for step in steps]) for member in members]
+        return take(examples, np.stack(rows, axis=1) if together else rows[0])
+
+    yield gather
 
 
 def close(training: Training) -> None:

@@ -78,14 +78,14 @@ def calls(workload: str, members: int | None) -> tuple[Call, float]:
     if members:
         mesh = population.make_mesh(members, devices.make_mesh())
         state = jax.device_put(population.stack(states), population.shardings(mesh))
-    examples = {"images": jax.device_put(dataset.images)}
+    examples, take = {"images": jax.device_put(dataset.images)}, jax.jit(data.take)
     step = 0
 
     def call() -> tuple[int, dict[str, jax.Array]]:
         nonlocal state, step
         each = [np.stack([order(step + i) for i in range(steps)]) for order in orders]
         rows = np.stack(each, axis=1) if members else each[0]
-        state, metrics = train.train_steps(gan, state, examples, rows)
+        state, metrics = train.train_steps(gan, state, take(examples, rows))
         step += steps
         return steps * config.batch_size * len(orders), metrics
 

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import app, flags
+from jax.sharding import NamedSharding, PartitionSpec
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -84,34 +86,34 @@ def main(argv: list[str]) -> None:
     print(f"\n{calculated(counts)}")
 
 
-def make_step(workload: str, num: int) -> tuple[Any, gans.GanState, dict[str, jax.Array], Any]:
-    """train.py's compiled step on `num` devices, its state and examples, and indices."""
+def make_step(workload: str, num: int) -> tuple[Any, gans.GanState, gans.Batch]:
+    """train.py's compiled step on `num` devices, its state, and a batch."""
     config = make_config(workload)
     dataset, gan, _ = train.prepare(config)
     mesh = devices.make_mesh(num)
     state = gans.init(gan, config, jax.random.key(0))
     state = jax.device_put(state, devices.shardings(mesh, state, shard=False))
-    everywhere = devices.whole(mesh)
-    examples = {"images": jax.device_put(dataset.images, everywhere)}
+    rows = data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan))(0)[None]
+    batches = {"images": dataset.images[rows]}
     if gan.num_classes:
-        examples["labels"] = jax.device_put(dataset.labels, everywhere)
-    indices = data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan))
-    rows = indices(0)[None]
+        batches["labels"] = np.asarray(dataset.labels)[rows]
+    split = NamedSharding(mesh, PartitionSpec(None, None, None, devices.DATA))
+    batches = jax.device_put(batches, split)
     with devices.used(mesh):
-        program = train.train_steps.lower(gan, state, examples, rows).compile()
-    return program, state, examples, rows
+        program = train.train_steps.lower(gan, state, batches).compile()
+    return program, state, batches
 
 
 def measured(workload: str, num: int, seconds: float) -> float:
     """Images a second of steps one after the other."""
-    program, state, examples, rows = make_step(workload, num)
+    program, state, batches = make_step(workload, num)
     batch = make_config(workload).batch_size
     for _ in range(3):
-        state, _ = program(state, examples, rows)
+        state, _ = program(state, batches)
     jax.block_until_ready(state)
     start, steps = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        state, _ = program(state, examples, rows)
+        state, _ = program(state, batches)
         jax.block_until_ready(state)
         steps += 1
     return steps * batch / (time.perf_counter() - start)

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,12 +112,15 @@ def twoplayer_steps(config: ConfigDict) -> Steps:
     dataset, gan, _ = train.prepare(config)
     first = gans.init(gan, config, jax.random.key(0))
     state: population.State = first
-    examples = {"images": jax.device_put(dataset.images)}
+    examples, take = {"images": jax.device_put(dataset.images)}, jax.jit(data.take)
     indices = data.make_indices(first.key, len(dataset.images), gans.batch_shape(gan), None)
     config = config.copy_and_resolve_references()
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
     config.steps_per_call, config.num_steps = train.steps_per_call(gan, first), 0
     step = 0
+
+    def read(steps: Sequence[int]) -> gans.Batch:
+        return take(examples, np.stack([indices(step) for step in steps]))
 
     def run(num: int) -> None:
         nonlocal state, step
@@ -125,7 +128,7 @@ def twoplayer_steps(config: ConfigDict) -> Steps:
         config.num_steps += num
         while step < config.num_steps:
             previous = metrics
-            state, metrics, taken = train.next_steps(config, gan, state, examples, indices, step)
+            state, metrics, taken = train.next_steps(config, gan, state, read, step)
             jax.block_until_ready(previous)
             step += taken
         jax.block_until_ready(state)

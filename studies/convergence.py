@@ -18,6 +18,7 @@ import cmath
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -329,7 +330,11 @@ def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
     config.steps_per_call = train.steps_per_call(gan, state)
     order_key = jax.random.fold_in(state.key, train.ORDER_KEY)
     indices = data.make_indices(order_key, len(dataset.images), gans.batch_shape(gan))
-    examples = {"images": jnp.asarray(dataset.images)}
+    examples, take = {"images": jnp.asarray(dataset.images)}, jax.jit(data.take)
+
+    def read(steps: Sequence[int]) -> gans.Batch:
+        return take(examples, np.stack([indices(step) for step in steps]))
+
     large = dataclasses.replace(gan, batch_size=NUM_EXAMPLES, accumulate=1)
     real = jnp.asarray(dataset.images[: 2 * NUM_EXAMPLES])
     batch = {"images": real.reshape(2, 1, NUM_EXAMPLES, *real.shape[1:])}
@@ -337,7 +342,7 @@ def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
     for moment in moments:
         while step < moment:
             config.num_steps = moment  # a call ends there
-            after, _, taken = train.next_steps(config, gan, state, examples, indices, step)
+            after, _, taken = train.next_steps(config, gan, state, read, step)
             state, step = cast(gans.GanState, after), step + taken
         found = np.linalg.eigvals(np.asarray(jacobian(large, state, batch, position_of(state))))
         arrows = field(large, state, batch, position_of(state))

@@ -403,10 +403,11 @@ def score_gan(seed: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     images = scores.draw(gan, state.average, key, NUM_SAMPLES.value)
     examples = {"images": jax.device_put(dataset.images)}
     indices = jnp.zeros((1, *gans.batch_shape(gan)), jnp.int32)
+    batches = data.take(examples, indices)
 
     def step() -> Any:
         nonlocal state
-        state, _ = train.train_steps(gan, state, examples, indices, None, True)
+        state, _ = train.train_steps(gan, state, batches, None, True)
         return state
 
     row = {"model": GAN, "seed": seed, "milliseconds": milliseconds(step)}

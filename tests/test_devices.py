@@ -53,17 +53,17 @@ def start(make_config, recipe, **changes):
 def step_on(num, config, dataset, gan, state, shard=False):
     """One step on `num` devices: the state after it, metrics, and the compiled program."""
     mesh = devices.make_mesh(num)
-    everywhere = devices.whole(mesh)
     examples = {"images": dataset.images, "labels": dataset.labels}
-    examples = jax.device_put(examples, everywhere)
     shape = (1, *gans.batch_shape(gan))
-    indices = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    batches = data.take(examples, np.arange(math.prod(shape), dtype=np.int32).reshape(shape))
+    split = jax.sharding.PartitionSpec(None, None, None, devices.DATA)
+    batches = jax.device_put(batches, jax.sharding.NamedSharding(mesh, split))
     state = jax.tree.map(jnp.copy, state)  # what is put where it lies is donated
     state = jax.device_put(state, devices.shardings(mesh, state, shard))
     with devices.used(mesh):
-        lowered = train.train_steps.lower(gan, state, examples, indices, shard=shard)
+        lowered = train.train_steps.lower(gan, state, batches, shard=shard)
         program = lowered.compile()
-        after, metrics = program(state, examples, indices)
+        after, metrics = program(state, batches)
     return after, metrics, program
 
 

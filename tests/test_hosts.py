@@ -12,9 +12,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from PIL import Image
 
 import runs
 
@@ -134,6 +136,22 @@ def test_a_signal_at_one_stops_all(tmp_path):
         assert code == 128 + signal.SIGTERM, err
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     assert max(steps) == runs.read_metrics(workdir)[-1]["step"]
+
+
+def test_each_streams_its_share(tmp_path):
+    """Of a folder's images; the run is that of one process with all of them in memory."""
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        place = tmp_path / "images" / f"class_{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(place / f"{i}.png")
+    words = [f"--config.dataset=folder:{tmp_path}/images", "--config.num_steps=20"]
+    words += ["--config.eval_every=0", "--config.batch_size=16"]
+    processes = start_two(tmp_path / "two", *words, "--config.stream=True")
+    alone = start(tmp_path / "one", [*words, "--config.stream=False"], num_devices=4)
+    for code, err in ends([*processes, alone]):
+        assert code == 0, err
+    assert_close_runs(tmp_path / "two", tmp_path / "one")
 
 
 def test_one_has_another_config(tmp_path):

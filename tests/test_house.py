@@ -15,6 +15,7 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 import cli
 import data
@@ -140,7 +141,9 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     monkeypatch.setattr(ConfigDict, "__getitem__", spy_item)
     monkeypatch.setattr(ConfigDict, "items", spy_items)
     monkeypatch.setattr(
-        data, "tfds_images", lambda name, data_dir, resolution, split=None: data.digits(None)
+        data,
+        "tfds_images",
+        lambda name, data_dir, resolution, split=None, stream=None: data.digits(None),
     )
     small = {"batch_size": 8, "num_steps": 1, "steps_per_call": 1}
     small |= {"target.metric": "train/d_loss"}
@@ -158,7 +161,12 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
         jax.eval_shape(partial(gans.init, gan, config), jax.random.key(0))
     diverging = {"num_steps": 3, "on_nan": "rollback", "optimizer.generator.learning_rate": 1e30}
     config.update_from_flattened_dict(diverging)
-    train.train_and_evaluate(config, tmp_path)
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(data.digits(None).images[:8]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"images/{i}.png")
+    streamed = {"dataset": f"folder:{tmp_path}/images", "stream": True, "stream_workers": 0}
+    config.update_from_flattened_dict(streamed)
+    train.train_and_evaluate(config, tmp_path / "run")
     train.default_workdir(config, "mnist")
     train.members_of(config, tmp_path)
     fields = set(cli.field_types(config))

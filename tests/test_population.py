@@ -82,10 +82,10 @@ def test_members_agree_with_the_same_runs_alone(make_config, recipe, changes, st
     alone = [jax.tree.map(jnp.copy, state) for state in states]
     together = population.stack(states)
     rows = np.stack([np.stack([order(k) for order in orders]) for k in range(steps)])
-    together, metrics = train.train_steps(gan, together, examples, rows)
+    together, metrics = train.train_steps(gan, together, data.take(examples, rows))
     assert int(together.step) == steps
     for i, state in enumerate(alone):
-        state, own = train.train_steps(gan, state, examples, rows[:, i])
+        state, own = train.train_steps(gan, state, data.take(examples, rows[:, i]))
         # Adam's first step is nearly the gradient's sign: what is nearly 0 may go either way.
         assert_close({name: x[i] for name, x in metrics.items()}, own, 10 * RTOL)
         member = population.member(together, i)
@@ -108,7 +108,7 @@ def test_a_member_that_is_lost_is_frozen(make_config):
     for k in range(8):
         before = jax.tree.map(jnp.copy, together)
         rows = np.stack([order(k) for order in orders])[None]
-        together, metrics = train.train_steps(gan, together, examples, rows)
+        together, metrics = train.train_steps(gan, together, data.take(examples, rows))
         if last is None and 1 not in population.going(together):
             last = population.member(before, 1)
             assert not all(np.isfinite(x[1]) for x in metrics.values())
@@ -124,7 +124,7 @@ def test_a_member_that_is_lost_is_frozen(make_config):
     )
     for k in range(8):
         rows = np.stack([order(k) for order in orders])[None]
-        tame, _ = train.train_steps(gan, tame, examples, rows)
+        tame, _ = train.train_steps(gan, tame, data.take(examples, rows))
     for i in (0, 2):
         assert_equal(population.member(together, i), population.member(tame, i))
 
@@ -138,8 +138,8 @@ def test_members_are_spread_over_devices(make_config, every_device):
     mesh = population.make_mesh(4, devices.make_mesh())
     assert mesh.size == 4
     spread = jax.device_put(population.stack(states), population.shardings(mesh))
-    whole, _ = train.train_steps(gan, whole, examples, rows)
-    spread, _ = train.train_steps(gan, spread, examples, rows)
+    whole, _ = train.train_steps(gan, whole, data.take(examples, rows))
+    spread, _ = train.train_steps(gan, spread, data.take(examples, rows))
     kernel = spread.states.generator.params["Dense_0"]["kernel"]
     assert [shard.data.shape[0] for shard in kernel.addressable_shards] == [1] * 4
     assert_close(spread.states.replace(key=None), whole.states.replace(key=None))

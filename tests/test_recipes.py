@@ -92,10 +92,10 @@ def distances(config, seed, steps):
         return metrics.frechet_distance(metrics.gaussian(real), metrics.gaussian(fake))
 
     before = distance(state.average)
-    step = train.train_steps.lower(gan, state, examples, indices(0)[None], 1, lazy=True)
+    step = train.train_steps.lower(gan, state, data.take(examples, indices(0)[None]), 1, lazy=True)
     step = step.compile({"xla_backend_optimization_level": 1})  # not conftest.py's 0: many steps
     for i in range(steps):
-        state, _ = step(state, examples, indices(i)[None], 1)
+        state, _ = step(state, data.take(examples, indices(i)[None]), 1)
     return before, distance(state.average)
 
 

@@ -936,9 +936,9 @@ def test_balanced_sampling_in_a_run(make_config, tmp_path, monkeypatch):
     seen = []
     train_steps = train.train_steps
 
-    def spy(gan, state, examples, indices, *rest):
-        seen.append(np.asarray(examples["images"][indices[:num].ravel()]).mean())
-        return train_steps(gan, state, examples, indices, *rest)
+    def spy(gan, state, batches, *rest):
+        seen.append(np.asarray(batches["images"][:num]).mean())
+        return train_steps(gan, state, batches, *rest)
 
     monkeypatch.setattr(train, "train_steps", spy)
     for balanced, expected in ((True, 0.5), (False, 4 / 64)):
