@@ -71,7 +71,7 @@ def whole(mesh: Mesh) -> NamedSharding:
 
 def along(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Of arrays that are split along an axis over a mesh."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, *mesh.axis_names))
 
 
 def place(state: Any, places: Any) -> Any:

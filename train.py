@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -724,8 +724,7 @@ def reading(training: Training, any_left: bool) -> Iterator[Callable[[Sequence[i
     dataset, gan, _ = training.prepared
     members, mesh = training.members, training.mesh
     config, together = members[0].config, isinstance(training.state, Population)
-    split = PartitionSpec(*[None] * (1 if together else 3), *mesh.axis_names)
-    sharding = NamedSharding(mesh, split)
+    sharding = devices.along(mesh, axis=1 if together else 3)
     if dataset.streamed and any_left:
         batches = streams.Batches(
             dataset,

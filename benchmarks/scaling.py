@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import app, flags
-from jax.sharding import NamedSharding, PartitionSpec
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -97,8 +96,7 @@ def make_step(workload: str, num: int) -> tuple[Any, gans.GanState, gans.Batch]:
     batches = {"images": dataset.images[rows]}
     if gan.num_classes:
         batches["labels"] = np.asarray(dataset.labels)[rows]
-    split = NamedSharding(mesh, PartitionSpec(None, None, None, devices.DATA))
-    batches = jax.device_put(batches, split)
+    batches = jax.device_put(batches, devices.along(mesh, axis=3))
     with devices.used(mesh):
         program = train.train_steps.lower(gan, state, batches).compile()
     return program, state, batches

@@ -55,9 +55,11 @@ def step_on(num, config, dataset, gan, state, shard=False):
     mesh = devices.make_mesh(num)
     examples = {"images": dataset.images, "labels": dataset.labels}
     shape = (1, *gans.batch_shape(gan))
-    batches = data.take(examples, np.arange(math.prod(shape), dtype=np.int32).reshape(shape))
-    split = jax.sharding.PartitionSpec(None, None, None, devices.DATA)
-    batches = jax.device_put(batches, jax.sharding.NamedSharding(mesh, split))
+    indices = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    examples = devices.copy_to_each(examples, mesh)
+    take = jax.jit(data.take, out_shardings=devices.along(mesh, axis=3))
+    assert summed(take.lower(examples, indices).compile().as_text()) == (0, 0)
+    batches = take(examples, indices)
     state = jax.tree.map(jnp.copy, state)  # what is put where it lies is donated
     state = jax.device_put(state, devices.shardings(mesh, state, shard))
     with devices.used(mesh):
@@ -274,8 +276,8 @@ def test_what_links_allow_is_calculated(monkeypatch):
 
 def test_a_benchmark_steps_on_two_devices(tfds_data):
     scaling = import_script("scaling", "benchmarks")
-    program, state, examples, rows = scaling.make_step("mlp", 2)
-    assert len(jax.tree.leaves(program(state, examples, rows))[0].devices()) == 2
+    program, state, batches = scaling.make_step("mlp", 2)
+    assert len(jax.tree.leaves(program(state, batches))[0].devices()) == 2
     sums, total = summed(program.as_text())
     assert sums >= 1
     assert total > 4 * sum(leaf.size for leaf in jax.tree.leaves(state.generator.params))
