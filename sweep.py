@@ -38,6 +38,7 @@ import runs
 import runtime
 import scores
 import search
+import starts
 import train
 
 GRID = flags.DEFINE_multi_string("grid", [], "config.FIELD=VALUE,VALUE,...; several times.")
@@ -81,7 +82,7 @@ class Run(NamedTuple):
     setting: dict[str, str]
     config: ConfigDict
     workdir: Path
-    prepared: train.Prepared
+    prepared: starts.Prepared
 
 
 class Result(NamedTuple):
@@ -114,7 +115,7 @@ class Sweep(NamedTuple):
     seeds: int
     target: str
     workdir: Path
-    known: dict[tuple, train.Prepared]
+    known: dict[tuple, starts.Prepared]
     compiled: set[Any]
 
 
@@ -134,7 +135,7 @@ def main(argv: list[str]) -> None:
     }
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     num = check_number(points, bool(space))
-    known: dict[tuple, train.Prepared] = {}
+    known: dict[tuple, starts.Prepared] = {}
     settings = [{**point, **ends} for point in points for ends in ends_of(space)]
     members = [
         run
@@ -213,7 +214,7 @@ def make_runs(
     setting: dict[str, str],
     seeds: int,
     folder: Path,
-    known: dict[tuple, train.Prepared],
+    known: dict[tuple, starts.Prepared],
     first_seed: int = 0,
 ) -> list[Run]:
     """A setting's runs, everything in them checked.
@@ -232,7 +233,7 @@ def make_runs(
     if config.population > 1 or config.target.metric:
         raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
     key = tuple(config[field] for field in DATA_FIELDS)
-    prepared = known[key] = train.prepare(config, known.get(key))
+    prepared = known[key] = starts.prepare(config, known.get(key))
     found = []
     for seed in range(config.seed + first_seed, config.seed + first_seed + seeds):
         own = config.copy_and_resolve_references()

@@ -13,7 +13,6 @@ if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports,
 
 import contextlib
 import functools
-import hashlib
 import json
 import math
 import os
@@ -24,13 +23,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -46,6 +43,7 @@ import report
 import runs
 import runtime
 import scores
+import starts
 import streams
 from checkpoints import Checkpoints
 from population import Population, State
@@ -78,14 +76,7 @@ HOST_TIMEOUT = flags.DEFINE_integer(
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same bits on a GPU, too: slower.")
 
-NUM_SAMPLES = 100  # of a picture
 PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
-STEPS_PER_CALL = 50  # where loops gain; half of log_every, so that every call has as many
-LONG_STEP = 2e9  # parameters times examples: a step of so many takes longer than a call does
-# Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
-ORDER_KEY, PICTURE_KEY, ROLLBACK_KEY = 2**32 - 1, 2**32 - 2, 2**32 - 4
-ROLLBACK_RATE = 0.5  # times the learning rates, at every rollback
-NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
 
 
 @functools.partial(jax.jit, static_argnames=("gan", "lazy", "shard"), donate_argnames="state")
@@ -151,14 +142,6 @@ def next_steps(
     return state, carried, num
 
 
-def steps_per_call(gan: gans.Gan, state: gans.GanState) -> int:
-    """What the platform gains by, for these networks; 1 of long steps, so that stops are prompt."""
-    players = state.generator.params, state.discriminator.params
-    size = sum(leaf.size for leaf in jax.tree.leaves(players))
-    long = size * gan.batch_size >= LONG_STEP
-    return STEPS_PER_CALL if gans.loops_gain(state) and not long else 1
-
-
 @functools.partial(jax.jit, static_argnames="gan")
 def sample(
     gan: gans.Gan, network: gans.Network, latents: jax.Array, labels: jax.Array | None = None
@@ -212,7 +195,7 @@ def run(config: ConfigDict) -> int:
         checks.check_use(config, cli.load_page(), cli.overrides())
     if DESCRIBE.value:
         with hosts.agreed():
-            words = describe.describe(config, *prepare(config)[:2])
+            words = describe.describe(config, *starts.prepare(config)[:2])
         if hosts.is_first():
             print(words)
         return 0
@@ -245,65 +228,10 @@ def stopping(signals: list[int]) -> Callable[[], bool]:
     return lambda: bool(signals) or time.monotonic() >= end
 
 
-def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
-    """The data set, GAN and judge of a config, everything in it checked, nothing compiled.
-
-    Args:
-      config: see configs/default.py.
-      known: of another config with the same data and scores; they are not read again.
-    Raises:
-      app.UsageError: in one line, what is impossible.
-    """
-    checks.check_values(config)
-    checks.check_devices(config)
-    dataset = known.dataset if known else data.load(config)
-    gan = gans.make_gan(config, dataset.spec)
-    checks.check_fit(config, gan, dataset)
-    judge = known.judge if known else scores.make_judge(config, dataset)
-    checks.check_metrics(config, gan, judge)
-    return Prepared(dataset, gan, judge)
-
-
 def default_workdir(config: ConfigDict, name: str) -> str:
     """runs/<config>-<recipe>-<time>, to the microsecond: runs that begin together are apart."""
     time_now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return "runs/" + "-".join(part for part in (name, config.recipe, time_now) if part)
-
-
-class Prepared(NamedTuple):
-    """What a config is trained with."""
-
-    dataset: data.Dataset
-    gan: gans.Gan
-    judge: scores.Judge
-
-
-class Member(NamedTuple):
-    """What a run has of its own, where several train together."""
-
-    config: ConfigDict
-    workdir: Path
-    checkpoints: Checkpoints
-    log: runs.Rows
-    order_key: jax.Array
-    indices: Callable[[int], np.ndarray]
-    latents: jax.Array
-    picture_key: jax.Array
-    eval_key: jax.Array
-    best_metric: str | None
-
-
-class Training(NamedTuple):
-    """What `begin` makes: all that the loop needs, the folders open and locked."""
-
-    prepared: Prepared
-    checkpoints: Checkpoints
-    mesh: Mesh
-    state: State
-    members: list[Member]
-    resuming: bool
-    rollbacks: int
-    locks: list[IO]
 
 
 def train_and_evaluate(
@@ -341,7 +269,7 @@ def train_together(
     stop: Callable[[], bool] = lambda: False,
     profile: Path | None = None,
     watch: Callable[[dict[str, Any]], bool] = lambda row: False,
-    prepared: Prepared | None = None,
+    prepared: starts.Prepared | None = None,
     rollbacks: int = 0,
 ) -> list[gans.GanState]:
     """`train_and_evaluate` of runs of one `population.structure`, in one program.
@@ -363,11 +291,11 @@ def train_together(
     """
     if len(configs) > 1 and configs[0].on_nan == "rollback":
         raise app.UsageError("on_nan=rollback is for runs that train alone: --notogether")
-    training = begin(configs, workdirs, folder, init_from, profile, prepared, rollbacks)
+    training = starts.begin(configs, workdirs, folder, init_from, profile, prepared, rollbacks)
     dataset, gan, judge = training.prepared
     state, members = training.state, training.members
     config, num_members = members[0].config, len(members)
-    labels = gans.class_rows(gan, 10, NUM_SAMPLES // 10)
+    labels = gans.class_rows(gan, 10, starts.NUM_SAMPLES // 10)
 
     def report_picture(i: int) -> None:
         average, member = population.member(state, i).average, members[i]
@@ -469,7 +397,7 @@ def train_together(
             jax.block_until_ready(state)
             end = time.perf_counter()
         finally:
-            close(training)
+            starts.close(training)
     if lost and num_members == 1:
         if config.on_nan == "rollback" and training.rollbacks < config.max_rollbacks:
             again = training.rollbacks + 1
@@ -506,7 +434,7 @@ def train_members(
     profile: Path | None = None,
     together: bool | None = None,
     max_members: int | None = None,
-    prepared: Prepared | None = None,
+    prepared: starts.Prepared | None = None,
 ) -> None:
     """Trains runs of one `population.structure`: in one program, or one after the other through it.
 
@@ -520,7 +448,7 @@ def train_members(
     Raises:
       app.UsageError, OSError: as there.
     """
-    prepared = prepared or prepare(configs[0])
+    prepared = prepared or starts.prepare(configs[0])
     firsts = sorted(int(path.name.removeprefix("from_")) for path in folder.glob("from_*"))
     apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
     if together is None:
@@ -579,7 +507,7 @@ def train_population(
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
     resuming = runs.check(workdir, config)
-    prepared = prepare(config)
+    prepared = starts.prepare(config)
     with runs.create(workdir, config, resuming, prepared.dataset.facts):
         configs, workdirs = members_of(config, workdir)
         train_members(
@@ -593,129 +521,10 @@ def train_population(
     print(f"{config.population} runs, mean and spread: {workdir / 'metrics.jsonl'}")
 
 
-def begin(
-    configs: Sequence[ConfigDict],
-    workdirs: Sequence[Path],
-    folder: Path,
-    init_from: Path | None,
-    profile: Path | None,
-    prepared: Prepared | None,
-    rollbacks: int = 0,
-) -> Training:
-    """Everything checked, then the folders made or opened, and the states restored or drawn.
-
-    Arguments and errors are those of `train_together`.
-    """
-    with hosts.agreed():
-        resuming = [runs.check(*run) for run in zip(workdirs, configs)]
-        prepared = prepared or prepare(configs[0])
-    dataset, gan, judge = prepared
-    if jax.process_count() > 1:
-        hosts.check_same(hashes(configs[0], dataset))
-    checkpoints = Checkpoints(folder, configs[0].checkpoint_every, configs[0].checkpoints_kept)
-    with hosts.agreed():
-        latest = checkpoints.latest_step(due=rollbacks > 0)
-        restoring = latest is not None
-        if restoring and init_from:
-            raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
-        abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
-        donor = read_donor(init_from, abstract_state) if init_from else None
-        if configs[0].steps_per_call is None:  # of one structure: of them all
-            configs = [config.copy_and_resolve_references() for config in configs]
-            for config, workdir, begun in zip(configs, workdirs, resuming):
-                stored = runs.read_config(workdir).get("steps_per_call", 1) if begun else None
-                config.steps_per_call = stored or steps_per_call(gan, abstract_state)
-        if profile:
-            make_folder(profile)
-    hosts.check_same({"latest checkpoint": str(latest)})
-    mesh = devices.make_mesh(configs[0].devices)
-    if len(configs) > 1:
-        mesh = population.make_mesh(len(configs), mesh)
-        places = population.shardings(mesh)
-    else:
-        places = devices.shardings(mesh, abstract_state, configs[0].shard_state)
-
-    def draw() -> State:
-        states = [gans.init(gan, config, jax.random.key(config.seed)) for config in configs]
-        if donor:
-            states = [with_networks(state, donor) for state in states]
-        return states[0] if len(states) == 1 else population.stack(states)
-
-    state, locks = None, []
-    with hosts.agreed():
-        if restoring:
-            state = checkpoints.restore(jax.eval_shape(draw), latest, places)
-    with hosts.agreed():
-        if hosts.is_first():
-            locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
-            checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
-    with hosts.agreed():
-        if not hosts.is_first():
-            hosts.wait_for(folder / "config.json")
-            checkpoints.reload()
-    if configs[0].shard_state:  # one device may be too small for all of it
-        draw = jax.jit(draw, out_shardings=places)
-    state = state or draw()
-    notes = []
-    if isinstance(state, gans.GanState):
-        before = count_rollbacks(state, configs[0])
-        if rollbacks > before:
-            state = roll_back(state, before, rollbacks)
-            notes = [f"rolled back to step {int(state.step):,}: {rollbacks} time(s) so far"]
-        rollbacks = max(rollbacks, before)
-    state = devices.place(state, places)
-    if donor and configs[0].checkpoint_every:
-        checkpoints.save(0, state)  # a resume does not name the donor again
-    members, log = [], runs.Log if hosts.is_first() else runs.Rows
-    for i, (config, workdir) in enumerate(zip(configs, workdirs)):
-        key = population.member(state, i).key
-        order_key = jax.random.fold_in(key, ORDER_KEY)
-        picture_key = jax.random.fold_in(key, PICTURE_KEY)
-        member = Member(
-            config,
-            workdir,
-            checkpoints if workdir == folder else Checkpoints(workdir),
-            log(workdir, last_step(workdir, config, int(state.step)), notes),
-            order_key,
-            data.make_indices(
-                order_key,
-                len(dataset.images),
-                gans.batch_shape(gan),
-                dataset.labels if config.balanced else None,
-            ),
-            gans.draw_latents(gan, picture_key, NUM_SAMPLES),
-            picture_key,
-            jax.random.fold_in(key, scores.EVAL_KEY),
-            config.best_metric or scores.best_metric(scores.metric_names(judge)),
-        )
-        if member.checkpoints is not checkpoints:
-            member.checkpoints.set_aside(int(state.step))
-        find_best(member)
-        members.append(member)
-    return Training(prepared, checkpoints, mesh, state, members, resuming[0], rollbacks, locks)
-
-
-def hashes(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
-    """Of what processes that train one run have to have alike."""
-    settings = config.to_dict()
-    for place in ("data_dir", "inception_weights"):  # each machine's own
-        settings.pop(place)
-    images, labels = dataset.images, dataset.labels
-    if dataset.streamed:  # some of them: each is decoded for it
-        images = images[np.random.default_rng(0).integers(len(images), size=NUM_SAMPLES)]
-    examples = hashlib.sha256(repr(dataset.facts).encode())
-    for array in (images, labels):
-        if array is not None:
-            examples.update(np.ascontiguousarray(array).data)
-    return {
-        "config": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-        "data set": examples.hexdigest(),
-        "version of JAX": jax.__version__,
-    }
-
-
 @contextlib.contextmanager
-def reading(training: Training, any_left: bool) -> Iterator[Callable[[Sequence[int]], gans.Batch]]:
+def reading(
+    training: starts.Training, any_left: bool
+) -> Iterator[Callable[[Sequence[int]], gans.Batch]]:
     """In it is the `read` of `next_steps`; without any step left there is nothing to read.
 
     The examples are on every device, and a program of its own gathers each device's part of a
@@ -754,18 +563,6 @@ def reading(training: Training, any_left: bool) -> Iterator[Callable[[Sequence[i
     yield gather
 
 
-def close(training: Training) -> None:
-    """Waits for what is being written: for all of it, whatever cannot be."""
-    with contextlib.ExitStack() as last_to_first:
-        for lock in training.locks:
-            last_to_first.enter_context(lock)
-        last_to_first.callback(training.checkpoints.close)
-        for member in training.members:
-            if member.checkpoints is not training.checkpoints:
-                last_to_first.callback(member.checkpoints.close)
-            last_to_first.callback(member.log.close)
-
-
 def write_page(workdir: Path) -> None:
     """Writes report.html; where it cannot be a line says why, for all else of the run is there."""
     try:
@@ -774,24 +571,18 @@ def write_page(workdir: Path) -> None:
         tqdm.write(f"{workdir}: no report.html: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def report_row(member: Member, step: int, row: dict[str, float], seconds: float) -> None:
+def report_row(member: starts.Member, step: int, row: dict[str, float], seconds: float) -> None:
     """A row of metrics.jsonl, its alarms on the screen, too."""
     images = step * member.config.batch_size
     alarms = member.log.write(step, images, seconds, row, scores.alarms)
     for alarm in alarms if hosts.is_first() else []:
         tqdm.write(f"{member.workdir}: step {step:,}: {alarm}", file=sys.stderr)
-    find_best(member)
+    starts.find_best(member)
 
 
-def last_step(workdir: Path, config: ConfigDict, step: int) -> int:
-    """Up to which a run that goes on from `step` keeps its rows: all, if it stopped at a NaN."""
-    rows = runs.read_metrics(workdir)
-    kept = (workdir / NOT_FINITE / "config.json").exists()  # the last that such a stop writes
-    stopped = kept and config.on_nan == "stop" and rows and population.is_lost(rows[-1])
-    return max(step, rows[-1]["step"]) if stopped else step
-
-
-def lost_words(member: Member, state: State, i: int, step: int, row: dict[str, float]) -> str:
+def lost_words(
+    member: starts.Member, state: State, i: int, step: int, row: dict[str, float]
+) -> str:
     """What is known of the i-th member, whose numbers are no longer finite."""
     if isinstance(state, Population):
         frozen = int(population.member(state, i).step)
@@ -813,69 +604,15 @@ def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
     """Saves a state that is not finite apart from those that a run goes on from."""
     with hosts.agreed():
         if hosts.is_first():
-            shutil.rmtree(folder / NOT_FINITE, ignore_errors=True)  # of an earlier stop
-    checkpoints = Checkpoints(folder / NOT_FINITE)
+            shutil.rmtree(folder / starts.NOT_FINITE, ignore_errors=True)  # of an earlier stop
+    checkpoints = Checkpoints(folder / starts.NOT_FINITE)
     checkpoints.save(step, state)
     checkpoints.close()
     if hosts.is_first():
-        shutil.copy(folder / "config.json", folder / NOT_FINITE)  # for evaluate.py and sample.py
-        print(f"Its state is in {folder / NOT_FINITE}, to look at", file=sys.stderr)
-
-
-def count_rollbacks(state: gans.GanState, config: ConfigDict) -> int:
-    """How many a state has had, from its learning rate: they need no place of their own in it."""
-    rate = float(state.hparams["generator"]["learning_rate"])
-    usual = float(np.float32(config.optimizer.generator.learning_rate))
-    return round(math.log(rate / usual, ROLLBACK_RATE))
-
-
-def roll_back(state: gans.GanState, before: int, rollbacks: int) -> gans.GanState:
-    """A good state with smaller learning rates, and other latents and examples from here on."""
-    hparams = dict(state.hparams, end=dict(state.hparams["end"]))
-    for numbers in (hparams, hparams["end"]):
-        for player in ("generator", "discriminator"):
-            rate = numbers[player]["learning_rate"] * ROLLBACK_RATE ** (rollbacks - before)
-            numbers[player] = {**numbers[player], "learning_rate": rate}
-    key = jax.random.fold_in(jax.random.fold_in(state.key, ROLLBACK_KEY), rollbacks)
-    return state.replace(hparams=hparams, key=key)
-
-
-def find_best(member: Member) -> None:
-    """Tells the checkpoints which of them is the best so far."""
-    member.checkpoints.best_step = scores.best_step(member.log.rows, member.best_metric)
-
-
-def make_folder(profile: Path) -> None:
-    """Raises app.UsageError where there can be no such folder."""
-    try:
-        profile.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise app.UsageError(f"profile {profile}: {error.strerror}") from error
-
-
-def read_donor(workdir: Path, abstract_state: gans.GanState) -> dict[str, Any]:
-    """Another run's latest state, as `runs.read_networks` has it.
-
-    Raises:
-      app.UsageError: there is none, or its networks are not those of `abstract_state`.
-    """
-    donor = runs.read_networks(workdir)
-    for player in ("generator", "discriminator", "average"):
-        ours = getattr(abstract_state, player)
-        network = {"params": ours.params, "variables": ours.variables}
-        theirs = {kind: donor[player][kind] for kind in network}
-        if jax.tree.map(jnp.shape, network) != jax.tree.map(jnp.shape, theirs):
-            raise app.UsageError(f"init_from: the {player} of {workdir} is another network")
-    return donor
-
-
-def with_networks(state: gans.GanState, donor: dict[str, Any]) -> gans.GanState:
-    """A state whose networks and average have the numbers of a donor (`read_donor`)."""
-    replaced = {}
-    for player in ("generator", "discriminator", "average"):
-        numbers = {kind: jax.device_put(donor[player][kind]) for kind in ("params", "variables")}
-        replaced[player] = getattr(state, player).replace(**numbers)
-    return state.replace(**replaced)
+        shutil.copy(
+            folder / "config.json", folder / starts.NOT_FINITE
+        )  # for evaluate.py and sample.py
+        print(f"Its state is in {folder / starts.NOT_FINITE}, to look at", file=sys.stderr)
 
 
 def _due(step: int, every: int, ending: bool) -> bool:

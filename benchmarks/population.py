@@ -26,6 +26,7 @@ import devices  # noqa: E402
 import gan as gans  # noqa: E402
 import population  # noqa: E402
 import runtime  # noqa: E402
+import starts  # noqa: E402
 import train  # noqa: E402
 from benchmarks.workloads import make_config  # noqa: E402
 
@@ -67,9 +68,9 @@ def calls(workload: str, members: int | None) -> tuple[Call, float]:
       The function, and the seconds that compiling took.
     """
     config = make_config(workload)
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     states = [gans.init(gan, config, jax.random.key(seed)) for seed in range(members or 1)]
-    steps = train.steps_per_call(gan, states[0])
+    steps = starts.steps_per_call(gan, states[0])
     orders = [
         data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan), None)
         for state in states

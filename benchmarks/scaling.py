@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 import data  # noqa: E402
 import devices  # noqa: E402
 import gan as gans  # noqa: E402
+import starts  # noqa: E402
 import train  # noqa: E402
 from benchmarks.workloads import WORKLOADS, make_config, summed  # noqa: E402
 
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> None:
 def make_step(workload: str, num: int) -> tuple[Any, gans.GanState, gans.Batch]:
     """train.py's compiled step on `num` devices, its state, and a batch."""
     config = make_config(workload)
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     mesh = devices.make_mesh(num)
     state = gans.init(gan, config, jax.random.key(0))
     state = jax.device_put(state, devices.shardings(mesh, state, shard=False))

@@ -43,6 +43,7 @@ import data  # noqa: E402
 import gan as gans  # noqa: E402
 import population  # noqa: E402
 import runtime  # noqa: E402
+import starts  # noqa: E402
 import train  # noqa: E402
 from benchmarks.workloads import CPU_WORKLOADS, WORKLOADS, make_config  # noqa: E402
 
@@ -109,14 +110,14 @@ def main(argv: list[str]) -> None:
 
 def twoplayer_steps(config: ConfigDict) -> Steps:
     """What train.py's loop does, without rows, pictures, scores and checkpoints."""
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     first = gans.init(gan, config, jax.random.key(0))
     state: population.State = first
     examples, take = {"images": jax.device_put(dataset.images)}, jax.jit(data.take)
     indices = data.make_indices(first.key, len(dataset.images), gans.batch_shape(gan), None)
     config = config.copy_and_resolve_references()
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
-    config.steps_per_call, config.num_steps = train.steps_per_call(gan, first), 0
+    config.steps_per_call, config.num_steps = starts.steps_per_call(gan, first), 0
     step = 0
 
     def read(steps: Sequence[int]) -> gans.Batch:
@@ -143,7 +144,7 @@ def pytorch_steps(config: ConfigDict, how: str) -> Steps:
     from benchmarks import pytorch_gan
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     images = torch.from_numpy(np.moveaxis(dataset.images, -1, 1).copy()).to(device)
     trainer = pytorch_gan.Trainer(config, gan, images.shape[1:], device, **PYTORCH[how])
     size, step = config.batch_size, 0
@@ -319,7 +320,7 @@ def compare_batches(name: str) -> dict[str, Any]:
 def flops(workload: str) -> float:
     """Of a step, the mean over a lazy period, as XLA counts the operations that we ask for."""
     config = make_config(workload)
-    _, gan, _ = train.prepare(config)
+    _, gan, _ = starts.prepare(config)
 
     def count(lazy: bool) -> float:
         # Lowered for the CPU, the only backend that counts, in the convolutions' plain form.
@@ -346,7 +347,7 @@ def gemm_rate(precision: str) -> float:
     return 2 * size**3 / best
 
 
-def starts(page: str) -> dict[str, float]:
+def cold_and_warm(page: str) -> dict[str, float]:
     """Seconds from the command to the first row: nothing compiled before, and after."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -457,7 +458,7 @@ PARTS: dict[str, tuple[Callable, list[str], Callable, list[str]]] = {
         ["mlp", "dcgan"],
     ),
     "start": (
-        starts,
+        cold_and_warm,
         ["page", "seconds to the first row, cold", "warm"],
         starts_rows,
         ["configs/digits.py"],

@@ -38,6 +38,7 @@ import cli  # noqa: E402
 import data  # noqa: E402
 import gan as gans  # noqa: E402
 import scores  # noqa: E402
+import starts  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 from configs import default  # noqa: E402
@@ -325,10 +326,10 @@ def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
         config.penalties.r2 = config.penalties.r1
     moments = sorted({round(share * num_steps) for share in SHARES})
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
-    dataset, gan, judge = train.prepare(config)
+    dataset, gan, judge = starts.prepare(config)
     state = gans.init(gan, config, jax.random.key(seed))
-    config.steps_per_call = train.steps_per_call(gan, state)
-    order_key = jax.random.fold_in(state.key, train.ORDER_KEY)
+    config.steps_per_call = starts.steps_per_call(gan, state)
+    order_key = jax.random.fold_in(state.key, starts.ORDER_KEY)
     indices = data.make_indices(order_key, len(dataset.images), gans.batch_shape(gan))
     examples, take = {"images": jnp.asarray(dataset.images)}, jax.jit(data.take)
 

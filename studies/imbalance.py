@@ -50,6 +50,7 @@ import metrics  # noqa: E402
 import pictures  # noqa: E402
 import runs  # noqa: E402
 import scores  # noqa: E402
+import starts  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 
@@ -169,9 +170,9 @@ def counts_of(case: str, seed: int) -> list[int]:
 
 
 @functools.cache
-def source() -> tuple[train.Prepared, Reference]:
+def source() -> tuple[starts.Prepared, Reference]:
     """The whole data set, and what everything is compared with; read once."""
-    prepared = train.prepare(read_config("baseline", 0))
+    prepared = starts.prepare(read_config("baseline", 0))
     held_out, view = prepared.judge.held_out, prepared.judge.views[0]
     assert held_out is not None
     num = int(np.bincount(np.asarray(held_out.labels)).min())
@@ -203,7 +204,7 @@ def train_run(case: str, variant: str, seed: int) -> tuple[gans.Gan, gans.GanSta
     """Trains a run, or goes on with it; of one that is done its last state."""
     config, place = read_config(variant, seed), path(case, variant, seed)
     known = source()[0]._replace(dataset=training_set(case, seed))
-    prepared = train.prepare(config, known)
+    prepared = starts.prepare(config, known)
     state = train.train_together([config], [place], place, prepared=prepared)[0]
     return prepared.gan, state
 

@@ -36,6 +36,7 @@ import gan as gans  # noqa: E402
 import latents  # noqa: E402
 import metrics  # noqa: E402
 import pictures  # noqa: E402
+import starts  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 
@@ -123,7 +124,7 @@ def main(argv: list[str]) -> None:
     for seed in range(SEEDS.value):
         config = cli.load_config(f"{PAGE.value}:mescheder")
         config.seed, config.num_steps, config.eval_every = seed, NUM_STEPS.value, 0
-        prepared = train.prepare(config)
+        prepared = starts.prepare(config)
         name = f"latent-{Path(PAGE.value).stem}-{NUM_STEPS.value}-{seed}"
         state = train.train_and_evaluate(config, Path(RUNS.value) / name)
         gan, key = prepared.gan, jax.random.key(1_000 + seed)

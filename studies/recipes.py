@@ -39,6 +39,7 @@ import checks  # noqa: E402
 import cli  # noqa: E402
 import gan as gans  # noqa: E402
 import scores  # noqa: E402
+import starts  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 
@@ -120,7 +121,7 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
     seconds = asked[-1] - asked[min(1, len(asked) - 1)]
     if MINUTES.value:
         seconds = (config.num_steps - 1) / rate(recipe, MINUTES.value)
-    _, gan, _ = train.prepare(config)
+    _, gan, _ = starts.prepare(config)
     eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
     found = scores.evaluate(make_judge(config.conditional), gan, state.average, eval_key)
     row = {
@@ -181,7 +182,7 @@ def make_judge(conditional: bool) -> scores.Judge:
     config = next(
         config for r in RECIPES.value if (config := read_config(r, 0)).conditional == conditional
     )
-    return train.prepare(config)[2]
+    return starts.prepare(config)[2]
 
 
 def floor(name: str) -> str:

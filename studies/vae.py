@@ -55,6 +55,7 @@ import gan as gans  # noqa: E402
 import pictures  # noqa: E402
 import runs  # noqa: E402
 import scores  # noqa: E402
+import starts  # noqa: E402
 import tables  # noqa: E402
 import train  # noqa: E402
 from models import SLOPE  # noqa: E402
@@ -171,9 +172,9 @@ def read_config(seed: int) -> ConfigDict:
 
 
 @functools.cache
-def prepared() -> train.Prepared:
+def prepared() -> starts.Prepared:
     """Data, networks and scores of all runs."""
-    return train.prepare(read_config(0))
+    return starts.prepare(read_config(0))
 
 
 def held_out() -> np.ndarray:

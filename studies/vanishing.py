@@ -29,8 +29,8 @@ import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
 import gan as gans  # noqa: E402
+import starts  # noqa: E402
 import tables  # noqa: E402
-import train  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "docs/studies", "The folder of figures and tables.")
 PAGE = flags.DEFINE_string("page", "configs/mnist.py", "Whose data are learnt.")
@@ -144,7 +144,7 @@ def examples(
     gan: gans.Gan, state: gans.GanState, dataset: data.Dataset, first: int, end: int
 ) -> tuple[dict[str, jax.Array], np.ndarray]:
     """All there are, and which of them the steps from first to end take, as in train.py."""
-    key = jax.random.fold_in(state.key, train.ORDER_KEY)
+    key = jax.random.fold_in(state.key, starts.ORDER_KEY)
     indices = data.make_indices(key, len(dataset.images), gans.batch_shape(gan))
     taken = np.stack([indices(step) for step in range(first, end)])
     return {"images": jnp.asarray(dataset.images)}, taken

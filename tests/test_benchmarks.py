@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gan as gans
-import train
+import starts
 from benchmarks.workloads import CPU_WORKLOADS, make_config
 
 torch = pytest.importorskip("torch")
@@ -19,7 +19,7 @@ pytorch_gan = pytest.importorskip("benchmarks.pytorch_gan")
 def test_both_sides_have_the_same_losses(workload, tfds_data):
     """The first three steps, from the same parameters, on the same images and latents."""
     config = make_config(workload, batch_size=8)
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     state = gans.init(gan, config, jax.random.key(0))
     update = jax.jit(gans.update, static_argnums=(0, 3))
     trainer = pytorch_gan.Trainer(config, gan, dataset.spec.shape[-1:] + dataset.spec.shape[:-1])

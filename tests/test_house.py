@@ -20,6 +20,7 @@ from PIL import Image
 import cli
 import data
 import gan as gans
+import starts
 import train
 
 ENTRY_POINTS = {"train", "evaluate", "sample", "sweep"}
@@ -157,7 +158,7 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     ):
         config = make_config(f"configs/digits.py:{recipe}", small | {"dataset": dataset})
         prefixes |= {id(part): path for path, part in groups(config)}
-        _, gan, _ = train.prepare(config)
+        _, gan, _ = starts.prepare(config)
         jax.eval_shape(partial(gans.init, gan, config), jax.random.key(0))
     diverging = {"num_steps": 3, "on_nan": "rollback", "optimizer.generator.learning_rate": 1e30}
     config.update_from_flattened_dict(diverging)

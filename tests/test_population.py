@@ -18,6 +18,7 @@ import devices
 import gan as gans
 import population
 import runs
+import starts
 import train
 
 SMALL = {
@@ -56,7 +57,7 @@ def start(make_config, recipe, **changes):
     for i, member in enumerate(configs):
         member.seed = i
         member.optimizer.generator.learning_rate *= 1 + i
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     states = [gans.init(gan, c, jax.random.key(c.seed)) for c in configs]
     examples = {"images": dataset.images, "labels": dataset.labels}
     orders = [
@@ -151,7 +152,7 @@ def test_what_is_a_number_of_the_state_is_no_structure(make_config):
     """Field by field: what `hyper_parameters` holds, and the seed, makes no other program."""
     page = "configs/digits.py:r3gan"
     usual = make_config(page, {"d_augment.cutout": 0.5, "weight_clip": 0.1})
-    _, gan, _ = train.prepare(usual)
+    _, gan, _ = starts.prepare(usual)
     structure = population.structure(gan, usual)
     traced = 0
     for field, kind in cli.field_types(usual).items():
@@ -261,7 +262,7 @@ def test_what_fits_into_memory_is_counted(make_config):
     sizes = []
     for width in (64, 128):
         config = make_config("configs/digits.py:mescheder", SMALL | {"generator.width": width})
-        _, gan, _ = train.prepare(config)
+        _, gan, _ = starts.prepare(config)
         state = jax.eval_shape(lambda gan=gan, c=config: gans.init(gan, c, jax.random.key(0)))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         sizes.append(population.member_memory(gan, config))

@@ -19,7 +19,7 @@ from PIL import Image
 import checks
 import cli
 import gan as gans
-import train
+import starts
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -90,7 +90,7 @@ def test_every_flag_is_accepted():
         config = cli.with_overrides(cli.load_config(page), words)
         changed = [word.removeprefix("--config.").partition("=")[0] for word in words]
         checks.check_use(config, cli.load_config(page), changed)
-        _, gan, _ = train.prepare(config)
+        _, gan, _ = starts.prepare(config)
         state = jax.eval_shape(partial(gans.init, gan, config), jax.random.key(0))
         jax.eval_shape(partial(gans.update, gan), state, gans.abstract_batch(gan))
 

@@ -12,6 +12,7 @@ import features
 import gan as gans
 import metrics
 import scores
+import starts
 import train
 from configs.recipes import RECIPES
 
@@ -68,19 +69,19 @@ def test_the_published_r3gan(make_config, monkeypatch):
     ]
     assert sizes == [20_781_952, 21_280_512]  # Huang et al. 2024, table 5
     assert {"r1", "r2"} <= set(gans.metric_names(gan, config))
-    assert train.steps_per_call(gan, state) == 1  # of half a second
+    assert starts.steps_per_call(gan, state) == 1  # of half a second
     assert config.num_steps * config.batch_size >= 250e6
 
 
 def distances(config, seed, steps):
     """The fd_classifier before the first step and after so many."""
-    dataset, gan, judge = train.prepare(config)
+    dataset, gan, judge = starts.prepare(config)
     state = gans.init(gan, config, jax.random.key(seed))
     examples = {"images": dataset.images}
     if gan.num_classes:
         examples["labels"] = dataset.labels
     assert config.lazy_every == 1
-    order_key = jax.random.fold_in(state.key, train.ORDER_KEY)
+    order_key = jax.random.fold_in(state.key, starts.ORDER_KEY)
     indices = data.make_indices(order_key, len(dataset.images), gans.batch_shape(gan))
     (view,) = judge.views
     real, _ = features.compute(view, dataset.images)

@@ -46,7 +46,7 @@ elif phase == "evaluation":
 elif phase == "picture":
     runs.Log._draw = pausing(runs.Log._draw, 2)
 elif phase == "row":
-    train.find_best = pausing(train.find_best, 3)
+    starts.find_best = pausing(starts.find_best, 3)
 elif phase.startswith("step"):
     train.next_steps = pausing(train.next_steps, int(phase.split()[1]))
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import data
 import scores
+import starts
 import train
 
 
@@ -180,7 +181,7 @@ def test_mistakes(command, arguments, message):
 )
 def test_what_cannot_be_scored_is_refused(make_config, changes, message):
     with pytest.raises(app.UsageError, match=message):
-        train.prepare(make_config(changes=changes))
+        starts.prepare(make_config(changes=changes))
 
 
 def test_a_folder_is_scored(command, tmp_path):
@@ -194,7 +195,7 @@ def test_a_folder_is_scored(command, tmp_path):
 
 def test_nan_is_no_number(judge, make_config):
     config = make_config()
-    _, gan, _ = train.prepare(config)
+    _, gan, _ = starts.prepare(config)
     state = train.gans.init(gan, config, jax.random.key(0))
     broken = jax.tree.map(lambda x: x * np.nan, state.average)
     with pytest.raises(FloatingPointError, match="NaN"):

@@ -24,6 +24,7 @@ import cli
 import data
 import gan as gans
 import runs
+import starts
 import train
 
 SMALL = ("--config.batch_size=16", "--config.generator.width=8", "--config.discriminator.width=8")
@@ -854,7 +855,7 @@ def test_steps_per_call_is_resolved_once(make_config, tmp_path):
         assert config.steps_per_call == value  # the caller's own stays as it is
         return json.loads((tmp_path / name / "config.json").read_text())["steps_per_call"]
 
-    assert steps_per_call("a", "goodfellow", 2) == train.STEPS_PER_CALL
+    assert steps_per_call("a", "goodfellow", 2) == starts.STEPS_PER_CALL
     assert steps_per_call("b", "dcgan", 2) == 1
     assert steps_per_call("c", "goodfellow", 2, 5) == 5
     assert steps_per_call("c", "goodfellow", 4) == 5
@@ -871,9 +872,9 @@ def test_convolutions_are_looped_on_a_gpu(make_config, monkeypatch):
     config = make_config("configs/digits.py:dcgan")
     gan = gans.make_gan(config, data.Spec((8, 8, 1), 10))
     state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
-    assert train.steps_per_call(gan, state) == 1
+    assert starts.steps_per_call(gan, state) == 1
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert train.steps_per_call(gan, state) == train.STEPS_PER_CALL
+    assert starts.steps_per_call(gan, state) == starts.STEPS_PER_CALL
 
 
 def test_the_seed_is_of_weights_latents_and_order(make_config, tmp_path, monkeypatch):
@@ -952,7 +953,7 @@ def test_balanced_sampling_in_a_run(make_config, tmp_path, monkeypatch):
 def test_digits_are_learnt(make_config, tmp_path):
     """The generator's mean and spread, pixel by pixel, come near the data's."""
     config = make_config(changes={"num_steps": 1_500, "log_every": 500, "checkpoint_every": 0})
-    dataset, gan, _ = train.prepare(config)
+    dataset, gan, _ = starts.prepare(config)
     real = dataset.images.reshape(len(dataset.images), -1) / 255
 
     def distance(state: gans.GanState) -> float:

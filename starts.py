@@ -1,0 +1,297 @@
+"""How a run begins: everything checked, its folder made or opened, its state restored or drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import checks
+import data
+import devices
+import gan as gans
+import hosts
+import population
+import runs
+import scores
+from checkpoints import Checkpoints
+from population import State
+
+NUM_SAMPLES = 100  # of a picture
+STEPS_PER_CALL = 50  # where loops gain; half of log_every, so that every call has as many
+LONG_STEP = 2e9  # parameters times examples: a step of so many takes longer than a call does
+# Folded into the state's key, of which step k takes number k: steps, int32, never reach these.
+ORDER_KEY, PICTURE_KEY, ROLLBACK_KEY = 2**32 - 1, 2**32 - 2, 2**32 - 4
+ROLLBACK_RATE = 0.5  # times the learning rates, at every rollback
+NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
+
+
+class Prepared(NamedTuple):
+    """What a config is trained with."""
+
+    dataset: data.Dataset
+    gan: gans.Gan
+    judge: scores.Judge
+
+
+def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
+    """The data set, GAN and judge of a config, everything in it checked, nothing compiled.
+
+    Args:
+      config: see configs/default.py.
+      known: of another config with the same data and scores; they are not read again.
+    Raises:
+      app.UsageError: in one line, what is impossible.
+    """
+    checks.check_values(config)
+    checks.check_devices(config)
+    dataset = known.dataset if known else data.load(config)
+    gan = gans.make_gan(config, dataset.spec)
+    checks.check_fit(config, gan, dataset)
+    judge = known.judge if known else scores.make_judge(config, dataset)
+    checks.check_metrics(config, gan, judge)
+    return Prepared(dataset, gan, judge)
+
+
+class Member(NamedTuple):
+    """What a run has of its own, where several train together."""
+
+    config: ConfigDict
+    workdir: Path
+    checkpoints: Checkpoints
+    log: runs.Rows
+    order_key: jax.Array
+    indices: Callable[[int], np.ndarray]
+    latents: jax.Array
+    picture_key: jax.Array
+    eval_key: jax.Array
+    best_metric: str | None
+
+
+class Training(NamedTuple):
+    """What `begin` makes: all that the loop needs, the folders open and locked."""
+
+    prepared: Prepared
+    checkpoints: Checkpoints
+    mesh: Mesh
+    state: State
+    members: list[Member]
+    resuming: bool
+    rollbacks: int
+    locks: list[IO]
+
+
+def begin(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[Path],
+    folder: Path,
+    init_from: Path | None,
+    profile: Path | None,
+    prepared: Prepared | None,
+    rollbacks: int = 0,
+) -> Training:
+    """Everything checked, then the folders made or opened, and the states restored or drawn.
+
+    Arguments and errors are those of `train_together`.
+    """
+    with hosts.agreed():
+        resuming = [runs.check(*run) for run in zip(workdirs, configs)]
+        prepared = prepared or prepare(configs[0])
+    dataset, gan, judge = prepared
+    if jax.process_count() > 1:
+        hosts.check_same(hashes(configs[0], dataset))
+    checkpoints = Checkpoints(folder, configs[0].checkpoint_every, configs[0].checkpoints_kept)
+    with hosts.agreed():
+        latest = checkpoints.latest_step(due=rollbacks > 0)
+        restoring = latest is not None
+        if restoring and init_from:
+            raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
+        abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
+        donor = read_donor(init_from, abstract_state) if init_from else None
+        if configs[0].steps_per_call is None:  # of one structure: of them all
+            configs = [config.copy_and_resolve_references() for config in configs]
+            for config, workdir, begun in zip(configs, workdirs, resuming):
+                stored = runs.read_config(workdir).get("steps_per_call", 1) if begun else None
+                config.steps_per_call = stored or steps_per_call(gan, abstract_state)
+        if profile:
+            make_folder(profile)
+    hosts.check_same({"latest checkpoint": str(latest)})
+    mesh = devices.make_mesh(configs[0].devices)
+    if len(configs) > 1:
+        mesh = population.make_mesh(len(configs), mesh)
+        places = population.shardings(mesh)
+    else:
+        places = devices.shardings(mesh, abstract_state, configs[0].shard_state)
+
+    def draw() -> State:
+        states = [gans.init(gan, config, jax.random.key(config.seed)) for config in configs]
+        if donor:
+            states = [with_networks(state, donor) for state in states]
+        return states[0] if len(states) == 1 else population.stack(states)
+
+    state, locks = None, []
+    with hosts.agreed():
+        if restoring:
+            state = checkpoints.restore(jax.eval_shape(draw), latest, places)
+    with hosts.agreed():
+        if hosts.is_first():
+            locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
+            checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
+    with hosts.agreed():
+        if not hosts.is_first():
+            hosts.wait_for(folder / "config.json")
+            checkpoints.reload()
+    if configs[0].shard_state:  # one device may be too small for all of it
+        draw = jax.jit(draw, out_shardings=places)
+    state = state or draw()
+    notes = []
+    if isinstance(state, gans.GanState):
+        before = count_rollbacks(state, configs[0])
+        if rollbacks > before:
+            state = roll_back(state, before, rollbacks)
+            notes = [f"rolled back to step {int(state.step):,}: {rollbacks} time(s) so far"]
+        rollbacks = max(rollbacks, before)
+    state = devices.place(state, places)
+    if donor and configs[0].checkpoint_every:
+        checkpoints.save(0, state)  # a resume does not name the donor again
+    members, log = [], runs.Log if hosts.is_first() else runs.Rows
+    for i, (config, workdir) in enumerate(zip(configs, workdirs)):
+        key = population.member(state, i).key
+        order_key = jax.random.fold_in(key, ORDER_KEY)
+        picture_key = jax.random.fold_in(key, PICTURE_KEY)
+        member = Member(
+            config,
+            workdir,
+            checkpoints if workdir == folder else Checkpoints(workdir),
+            log(workdir, last_step(workdir, config, int(state.step)), notes),
+            order_key,
+            data.make_indices(
+                order_key,
+                len(dataset.images),
+                gans.batch_shape(gan),
+                dataset.labels if config.balanced else None,
+            ),
+            gans.draw_latents(gan, picture_key, NUM_SAMPLES),
+            picture_key,
+            jax.random.fold_in(key, scores.EVAL_KEY),
+            config.best_metric or scores.best_metric(scores.metric_names(judge)),
+        )
+        if member.checkpoints is not checkpoints:
+            member.checkpoints.set_aside(int(state.step))
+        find_best(member)
+        members.append(member)
+    return Training(prepared, checkpoints, mesh, state, members, resuming[0], rollbacks, locks)
+
+
+def steps_per_call(gan: gans.Gan, state: gans.GanState) -> int:
+    """What the platform gains by, for these networks; 1 of long steps, so that stops are prompt."""
+    players = state.generator.params, state.discriminator.params
+    size = sum(leaf.size for leaf in jax.tree.leaves(players))
+    long = size * gan.batch_size >= LONG_STEP
+    return STEPS_PER_CALL if gans.loops_gain(state) and not long else 1
+
+
+def hashes(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
+    """Of what processes that train one run have to have alike."""
+    settings = config.to_dict()
+    for place in ("data_dir", "inception_weights"):  # each machine's own
+        settings.pop(place)
+    images, labels = dataset.images, dataset.labels
+    if dataset.streamed:  # some of them: each is decoded for it
+        images = images[np.random.default_rng(0).integers(len(images), size=NUM_SAMPLES)]
+    examples = hashlib.sha256(repr(dataset.facts).encode())
+    for array in (images, labels):
+        if array is not None:
+            examples.update(np.ascontiguousarray(array).data)
+    return {
+        "config": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "data set": examples.hexdigest(),
+        "version of JAX": jax.__version__,
+    }
+
+
+def last_step(workdir: Path, config: ConfigDict, step: int) -> int:
+    """Up to which a run that goes on from `step` keeps its rows: all, if it stopped at a NaN."""
+    rows = runs.read_metrics(workdir)
+    kept = (workdir / NOT_FINITE / "config.json").exists()  # the last that such a stop writes
+    stopped = kept and config.on_nan == "stop" and rows and population.is_lost(rows[-1])
+    return max(step, rows[-1]["step"]) if stopped else step
+
+
+def find_best(member: Member) -> None:
+    """Tells the checkpoints which of them is the best so far."""
+    member.checkpoints.best_step = scores.best_step(member.log.rows, member.best_metric)
+
+
+def count_rollbacks(state: gans.GanState, config: ConfigDict) -> int:
+    """How many a state has had, from its learning rate: they need no place of their own in it."""
+    rate = float(state.hparams["generator"]["learning_rate"])
+    usual = float(np.float32(config.optimizer.generator.learning_rate))
+    return round(math.log(rate / usual, ROLLBACK_RATE))
+
+
+def roll_back(state: gans.GanState, before: int, rollbacks: int) -> gans.GanState:
+    """A good state with smaller learning rates, and other latents and examples from here on."""
+    hparams = dict(state.hparams, end=dict(state.hparams["end"]))
+    for numbers in (hparams, hparams["end"]):
+        for player in ("generator", "discriminator"):
+            rate = numbers[player]["learning_rate"] * ROLLBACK_RATE ** (rollbacks - before)
+            numbers[player] = {**numbers[player], "learning_rate": rate}
+    key = jax.random.fold_in(jax.random.fold_in(state.key, ROLLBACK_KEY), rollbacks)
+    return state.replace(hparams=hparams, key=key)
+
+
+def make_folder(profile: Path) -> None:
+    """Raises app.UsageError where there can be no such folder."""
+    try:
+        profile.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise app.UsageError(f"profile {profile}: {error.strerror}") from error
+
+
+def read_donor(workdir: Path, abstract_state: gans.GanState) -> dict[str, Any]:
+    """Another run's latest state, as `runs.read_networks` has it.
+
+    Raises:
+      app.UsageError: there is none, or its networks are not those of `abstract_state`.
+    """
+    donor = runs.read_networks(workdir)
+    for player in ("generator", "discriminator", "average"):
+        ours = getattr(abstract_state, player)
+        network = {"params": ours.params, "variables": ours.variables}
+        theirs = {kind: donor[player][kind] for kind in network}
+        if jax.tree.map(jnp.shape, network) != jax.tree.map(jnp.shape, theirs):
+            raise app.UsageError(f"init_from: the {player} of {workdir} is another network")
+    return donor
+
+
+def with_networks(state: gans.GanState, donor: dict[str, Any]) -> gans.GanState:
+    """A state whose networks and average have the numbers of a donor (`read_donor`)."""
+    replaced = {}
+    for player in ("generator", "discriminator", "average"):
+        numbers = {kind: jax.device_put(donor[player][kind]) for kind in ("params", "variables")}
+        replaced[player] = getattr(state, player).replace(**numbers)
+    return state.replace(**replaced)
+
+
+def close(training: Training) -> None:
+    """Waits for what is being written: for all of it, whatever cannot be."""
+    with contextlib.ExitStack() as last_to_first:
+        for lock in training.locks:
+            last_to_first.enter_context(lock)
+        last_to_first.callback(training.checkpoints.close)
+        for member in training.members:
+            if member.checkpoints is not training.checkpoints:
+                last_to_first.callback(member.checkpoints.close)
+            last_to_first.callback(member.log.close)
