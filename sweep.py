@@ -62,13 +62,15 @@ YES = flags.DEFINE_bool("yes", False, f"Train more than {MANY} runs.")
 
 USUAL_TRIALS = 50
 NOT_OF_A_GRID = {"seed": "--seeds=N", "population": "--seeds=N", "recipe": "--config=FILE:RECIPE"}
-OF_A_MACHINE = "devices", "shard_state"  # in which workers of a search may differ
+# In which workers of a search may differ.
+OF_A_MACHINE = ("devices", "shard_state", "stream", "stream_workers")
 UNUSUAL = r"[^\w.=,+-]"  # in a folder's name
 # What data and scores depend on.
 DATA_FIELDS = (
     "dataset",
     "data_dir",
     "resolution",
+    "stream",
     "conditional",
     "eval_samples",
     "eval_features",
