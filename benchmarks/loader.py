@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         if FILES.value:
-            found: dict[str, Any] = starts(Path(folder), FILES.value)
+            found: dict[str, Any] = index_times(Path(folder), FILES.value)
             print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in found.items()))
         else:
             print("| workload | first batch, s | loader | step | both | lost |")
@@ -88,7 +88,7 @@ def write_images(folder: Path, num: int, size: int) -> None:
         file.write_bytes(kinds[i % len(kinds)])
 
 
-def starts(folder: Path, num: int) -> dict[str, float]:
+def index_times(folder: Path, num: int) -> dict[str, float]:
     """Seconds of `data.folder` of so many files, streamed, with and without its index."""
     write_images(folder / "images", num, 32)
     found = {}

@@ -119,7 +119,13 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
 
     def remember(config: ConfigDict, name: str) -> None:
         path = sys._getframe(2).f_code.co_filename
-        if Path(path).parent == ROOT and Path(path).stem in ("train", "gan", "data", "scores"):
+        if Path(path).parent == ROOT and Path(path).stem in (
+            "train",
+            "starts",
+            "gan",
+            "data",
+            "scores",
+        ):
             read.add(prefixes.get(id(config), "?") + name)
 
     get_attribute, get_item = ConfigDict.__getattr__, ConfigDict.__getitem__
