@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,13 @@ import devices
 
 MOST_SAID = 20_000  # bytes that a process tells the others at once
 LATE = 90  # seconds; NFS holds on to what a folder did not have for up to 60
-PEERS = "Gloo|NCCL|peer|UNAVAILABLE|ABORTED|DEADLINE"  # in errors of what processes do together
+PEERS = "Gloo|NCCL|peer|barrier|UNAVAILABLE|ABORTED|DEADLINE"  # in errors of what all do together
 SERVICE = b"coordination_service"
 FATAL = b"the JAX distributed service detected fatal errors"
+
+
+class Shared(app.UsageError):
+    """A mistake that every process has been told of."""
 
 
 @contextlib.contextmanager
@@ -52,10 +57,11 @@ def joined(
     """
     # All processes agree on a step to end at (`Vote`), of Ctrl-C and --max_seconds, too.
     jax.config.update("jax_enable_preemption_service", False)
-    place = coordinator or "the coordinator"
-    come = f"not all {num_processes or ''} processes have come to {place} within {timeout} seconds"
-    come += ": is each --process_id started, and once, and can each reach it?"
-    words = [come]
+    number = f"{num_processes} " if num_processes else ""
+    words = [
+        f"not all {number}processes have come to {coordinator or 'the first'} within {timeout} "
+        "seconds: is each --process_id started, and once, and can each reach it?"
+    ]
     _say_in_one_line(words)
     try:
         jax.distributed.initialize(
@@ -72,23 +78,26 @@ def joined(
             f"the processes cannot be joined: {reason} Without a cluster that JAX knows, "
             "--coordinator, --num_processes and --process_id say who they are"
         ) from error
-    words[0] = f"process {jax.process_index()}: another process has ended, or has been silent for"
-    words[0] += (
-        f" {timeout} seconds. Start them all again: the run goes on from its last checkpoint"
+    words[0] = (
+        f"process {jax.process_index()}: another process has ended, or has been silent for "
+        f"{timeout} seconds. Start them all again: the run goes on from its last checkpoint"
     )
     try:
         yield
-    except (app.UsageError, SystemExit):  # all have it
+    except (Shared, SystemExit):
         raise
     except BaseException as error:  # the others would be waited for, and hear of it by the silence
-        if isinstance(error, jax.errors.JaxRuntimeError) and re.search(PEERS, str(error)):
+        found, code = f"process {jax.process_index()}: {error}", 1
+        if isinstance(error, app.UsageError):
+            code = 2
+        elif isinstance(error, jax.errors.JaxRuntimeError | OSError) and re.search(
+            PEERS, str(error)
+        ):
             reason = str(error).partition("\n")[0]
-            print(f"{words[0]} ({reason})", file=sys.stderr)
-        elif isinstance(error, OSError):
-            print(f"process {jax.process_index()}: {error}", file=sys.stderr)
-        else:
+            found = f"{words[0]} ({reason})"
+        elif not isinstance(error, OSError):
             traceback.print_exc()
-        os._exit(1)
+        _end(found, code)
 
 
 def is_first() -> bool:
@@ -124,7 +133,7 @@ def agreed() -> Iterator[None]:
         mistake = str(error)
     for i, said in enumerate(tell(mistake)):
         if said:
-            raise app.UsageError(said if jax.process_count() == 1 else f"process {i}: {said}")
+            raise Shared(said if jax.process_count() == 1 else f"process {i}: {said}")
 
 
 def check_same(facts: dict[str, str]) -> None:
@@ -139,7 +148,7 @@ def check_same(facts: dict[str, str]) -> None:
         said = tell(mine)
         others = [i for i, theirs in enumerate(said) if theirs != said[0]]
         if others:
-            raise app.UsageError(f"process {others[0]} has another {name} than process 0")
+            raise Shared(f"process {others[0]} has another {name} than process 0")
 
 
 def wait_for(path: Path) -> None:
@@ -178,6 +187,13 @@ class Vote:
         return before is not None and bool(before)
 
 
+def _end(words: str, code: int) -> NoReturn:
+    """At once, without waiting for the other processes, in one line."""
+    line = " ".join(words.split())
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
 def _say_in_one_line(words: list[str]) -> None:
     """Has a process whose peers are gone end with `words` as they are then.
 
@@ -194,10 +210,7 @@ def _say_in_one_line(words: list[str]) -> None:
     def pass_on() -> None:
         while content := os.read(source, 2**16):
             if FATAL in content:
-                code = 2 if b"RegisterTask" in content else 1
-                name = os.path.basename(sys.argv[0])
-                os.write(to_user, f"{name}: {words[0]}\n".encode())
-                os._exit(code)
+                _end(words[0], 2 if b"RegisterTask" in content else 1)
             if SERVICE not in content:  # what it says before it ends a process
                 os.write(to_user, content)
 

@@ -193,6 +193,10 @@ def run(config: ConfigDict) -> int:
     with hosts.agreed():
         checks.check_values(config)
         checks.check_use(config, cli.load_page(), cli.overrides())
+        if config.population == 1 and (TOGETHER.value is not None or MAX_MEMBERS.value):
+            raise app.UsageError("--together and --max_members are for --config.population=N")
+        if config.population > 1 and jax.process_count() > 1:
+            raise app.UsageError("population is for one process: a sweep has a worker a machine")
     if DESCRIBE.value:
         with hosts.agreed():
             words = describe.describe(config, *starts.prepare(config)[:2])
@@ -209,11 +213,7 @@ def run(config: ConfigDict) -> int:
     )
     settings = config, workdir, init_from, stop, profile
     if config.population > 1:
-        if jax.process_count() > 1:
-            raise app.UsageError("population is for one process: a sweep has a worker a machine")
         train_population(*settings, TOGETHER.value, MAX_MEMBERS.value)
-    elif TOGETHER.value is not None or MAX_MEMBERS.value:
-        raise app.UsageError("--together and --max_members are for --config.population=N")
     else:
         train_and_evaluate(*settings)
     if signal_of_any := max(map(int, hosts.tell(str(signals[0] if signals else 0)))):
