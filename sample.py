@@ -29,6 +29,7 @@ from PIL import Image
 
 import cli
 import data
+import devices
 import encoded
 import exports
 import features
@@ -189,13 +190,14 @@ def names(labels: np.ndarray | None) -> list[str]:
 
 
 def grid(workdir: Path, out: Path) -> None:
-    """Samples, a class a row where there are labels."""
-    run = open_run(workdir)
-    rows, of_rows = row_labels(run, otherwise=10)
-    columns = COLUMNS.value or 10
-    labels = None if of_rows is None else np.repeat(of_rows, columns)
-    key, num = jax.random.key(SEED.value), rows * columns
-    fake = scores.draw(run.gan, run.state.average, key, num, labels, TRUNCATION.value)
+    """Samples, a class a row where there are labels; on all devices."""
+    with devices.used(devices.make_mesh()):
+        run = open_run(workdir)
+        rows, of_rows = row_labels(run, otherwise=10)
+        columns = COLUMNS.value or 10
+        labels = None if of_rows is None else np.repeat(of_rows, columns)
+        key, num = jax.random.key(SEED.value), rows * columns
+        fake = scores.draw(run.gan, run.state.average, key, num, labels, TRUNCATION.value)
     if labels is None or fake.ndim != 4:
         pictures.draw(fake, run.dataset.images, columns).save(out)
         return

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, import_script
+from PIL import Image
 from test_gan import assert_close, assert_same_descent
 
 import data
@@ -218,10 +219,16 @@ def test_a_split_state_is_saved_and_goes_on(command, tmp_path, run_alone):
 
 
 def test_a_page_may_have_a_batch_for_others(command, tmp_path, monkeypatch):
-    """And what many devices have trained is scored on one."""
+    """And what many devices have trained is scored on one, and drawn on all or one."""
     words = ["--config.devices=3", "--config.batch_size=48", "--config.num_steps=20"]
     assert command(*RUN[:2], *words, f"--workdir={tmp_path}/run").code == 0
-    monkeypatch.setattr(devices, "available", lambda: jax.local_devices()[:1])
+    drawn = []
+    for num in (8, 1):
+        monkeypatch.setattr(devices, "available", lambda num=num: jax.local_devices()[:num])
+        out = tmp_path / f"{num}.png"
+        assert command("sample.py", f"--workdir={tmp_path}/run", f"--out={out}").code == 0
+        drawn.append(np.asarray(Image.open(out), np.float32))
+    assert np.abs(drawn[0] - drawn[1]).mean() < 0.5  # of 255
     outcome = command("evaluate.py", f"--workdir={tmp_path}/run")
     assert outcome.code == 0, outcome.err
 
