@@ -88,9 +88,13 @@ def alone(tmp_path_factory):
 def assert_close_runs(one, other):
     ours, theirs = (runs.read_metrics(workdir) for workdir in (one, other))
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    apart = 0.0
     for row, expected in zip(ours, theirs):
         row.pop("seconds"), expected.pop("seconds")
         assert row == pytest.approx(expected, rel=0.01, abs=0.01), row["step"]
+        figures = [(x, expected[name]) for name, x in row.items() if isinstance(x, float)]
+        apart = max(apart, *(abs(x - y) / max(1, abs(y)) for x, y in figures))
+    print(f"every figure of {len(ours)} rows to {apart:.1e}")
 
 
 def test_one_is_killed_and_both_go_on(tmp_path, alone):
