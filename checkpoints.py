@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Checkpoints:
         Raises:
           app.UsageError: there are some, and all are damaged.
         """
-        committed = [step for step in self._committed() if not due or self._is_due(step)]
+        committed = [step for step in self.committed() if not due or self._is_due(step)]
         for step in reversed(committed):
             if not self.fault(step):
                 return step
@@ -79,7 +80,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Those that are whole."""
-        return [step for step in self._committed() if not self.fault(step)]
+        return [step for step in self.committed() if not self.fault(step)]
 
     def fault(self, step: int) -> str | None:
         """What is wrong with a checkpoint, said aloud when it is found; None where it is whole."""
@@ -101,7 +102,7 @@ class Checkpoints:
         """
         for place in self._path.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(place, ignore_errors=True)
-        later = [step for step in self._committed() if step > after]
+        later = [step for step in self.committed() if step > after]
         for step in later:
             if self.fault(step):
                 aside = self._path / f"damaged_{step}"
@@ -110,10 +111,19 @@ class Checkpoints:
             elif again:
                 shutil.rmtree(self._path / str(step))
         if later:
-            self.reload()
+            self._manager.reload()
 
-    def reload(self) -> None:
-        """Looks again at what there is, where another process has changed it."""
+    def wait_for(self, steps: list[int], seconds: float) -> None:
+        """Until these are there and no others: what another process does may be seen late.
+
+        Raises:
+          app.UsageError: they are not.
+        """
+        end = time.monotonic() + seconds
+        while self.committed() != steps:
+            if time.monotonic() > end:
+                raise app.UsageError(f"{self._path} is not that of process 0: all need one")
+            time.sleep(0.1)
         self._manager.reload()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
@@ -180,7 +190,8 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
 
-    def _committed(self) -> list[int]:
+    def committed(self) -> list[int]:
+        """The steps there are, whole or not."""
         if not self._path.is_dir():
             return []
         return sorted(int(place.name) for place in self._path.iterdir() if place.name.isdigit())
@@ -198,7 +209,7 @@ class Checkpoints:
         """What is wrong with a checkpoint's files."""
         folder = self._path / str(step)
         if not (folder / HASHES).exists():
-            if any((self._path / str(other) / HASHES).exists() for other in self._committed()):
+            if any((self._path / str(other) / HASHES).exists() for other in self.committed()):
                 return f"{HASHES} is missing"
             logging.warning("not verified, as an older revision wrote no %s: %s", HASHES, folder)
             return None if any(_files(folder)) else "it is empty"

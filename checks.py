@@ -265,9 +265,10 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
         f"{data.memory() / 2**30:,.0f}: smaller widths, latent_dim or resolution",
     )
     step = math.prod(gans.batch_shape(gan)) * math.prod(dataset.spec.shape)
+    step *= config.steps_per_call or 1
     _require(
         not dataset.streamed or step <= data.memory(),
-        f"a step's images take {step / 2**30:,.0f} GiB, and there are "
+        f"a call's images take {step / 2**30:,.0f} GiB, and there are "
         f"{data.memory() / 2**30:,.0f}: smaller batch_size or resolution",
     )
     of_gradients = [name for name in gan.penalties if name in GRADIENT_NORMS]

@@ -262,7 +262,9 @@ def toy(mixture: Mixture, seed: int) -> Dataset:
     return Dataset(points.astype(np.float32), labels, num_classes)
 
 
-def folder(path: Path, resolution: int | None, stream: bool | None = False) -> Dataset:
+def folder(
+    path: Path, resolution: int | None, stream: bool | None = False, cached: bool = True
+) -> Dataset:
     """The images below a folder; where there are sub-folders, they are the classes.
 
     Grey where every image is grey, RGB otherwise. Without a `resolution` all images must have one
@@ -273,6 +275,7 @@ def folder(path: Path, resolution: int | None, stream: bool | None = False) -> D
       path: the folder.
       resolution: pixels, or None.
       stream: leave the images where they are; None: if they are more than MEMORY_SHARE.
+      cached: keep what is decoded, for a next time.
     Raises:
       app.UsageError: no image is there, or one is damaged or has another size (it is named).
     """
@@ -300,11 +303,16 @@ def folder(path: Path, resolution: int | None, stream: bool | None = False) -> D
     size = resolution or int(widths[0])
     files = encoded.Files(str(path), index["files"], index["ends"])
     parts = index["files"], index["stats"], np.array([size, resolution is not None])
-    fingerprint = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+    content = b"".join([digest.encode(), *(part.tobytes() for part in parts)])
+    fingerprint = hashlib.sha256(content).hexdigest()
     shape = len(files.ends), size, size, int(channels.max())
     images = encoded.Images(name, files, shape, resolution is not None, fingerprint)
     labels = index.get("labels")
-    held = _held(images, stream, cache_folder() / f"folder-{digest}-{fingerprint[:16]}.npz")
+    cache = cache_folder() / f"folder-{digest}-{size}-{fingerprint[:16]}.npz"
+    for old in cache_folder().glob(f"folder-{digest}-{size}-*.npz"):
+        if old != cache:  # of what the folder held before
+            old.unlink(missing_ok=True)
+    held = _held(images, stream, cache if cached else None)
     return Dataset(held, labels, None if labels is None else int(labels.max()) + 1)
 
 
@@ -332,6 +340,7 @@ def tfds_images(
     builder = _tfds_builder(name, data_dir and os.path.expanduser(data_dir))
     if not builder.data_path.exists():
         _prepare(name, builder)
+        builder = _tfds_builder(name, data_dir and os.path.expanduser(data_dir))
     damaged = f"dataset {name} is damaged in {builder.data_path}: delete that folder"
     if not (builder.data_path / "dataset_info.json").exists():
         raise app.UsageError(damaged)
@@ -379,13 +388,15 @@ def tfds_images(
     return Dataset(held, arrays["labels"], info.features[label_key].num_classes)
 
 
-def _held(images: encoded.Images, stream: bool | None, cache: Path) -> np.ndarray:
+def _held(images: encoded.Images, stream: bool | None, cache: Path | None) -> np.ndarray:
     """The images in memory, and in a file of the cache; or as they are, if they are streamed."""
     if stream is None:
         stream = images.nbytes > MEMORY_SHARE * min(host_memory(), memory())
     if stream:
         return cast(np.ndarray, images)
     _check_memory(images.name, images.shape)
+    if cache is None:
+        return np.asarray(images)
     if (arrays := read_arrays(cache)) is None:
         arrays = {"images": np.asarray(images)}
         write_arrays(cache, arrays)
@@ -455,6 +466,8 @@ def _prepare(name: str, builder: Any) -> None:
     try:
         download_and_prepare(builder)
     except Exception as error:
+        if builder.data_path.exists():  # another process has been faster
+            return
         raise app.UsageError(
             f"dataset {name} could not be prepared: {encoded.reason(error)}; {offline}"
         ) from error

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     config = read_config(workdir)
     with devices.used(devices.make_mesh()):
         if SAMPLES.value:
-            images = data.folder(Path(os.path.expanduser(SAMPLES.value)), None).images
+            images = data.folder(Path(os.path.expanduser(SAMPLES.value)), None, cached=False).images
             dataset = data.load(config)
             images = as_shape(images, dataset.spec.shape)
             judge = scores.make_judge(config, dataset, len(images))

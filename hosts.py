@@ -31,9 +31,10 @@ from jax.sharding import Mesh
 
 import devices
 
-MOST_SAID = 20_000  # bytes that a process tells the others at once
 LATE = 90  # seconds; NFS holds on to what a folder did not have for up to 60
-PEERS = "Gloo|NCCL|peer|barrier|UNAVAILABLE|ABORTED|DEADLINE"  # in errors of what all do together
+# In errors of what processes do together: of programs, and of checkpoints.
+PEERS = {jax.errors.JaxRuntimeError: "Gloo|NCCL|peer|UNAVAILABLE|ABORTED|DEADLINE"}
+PEERS[OSError] = r"waiting for \w+ barrier"
 SERVICE = b"coordination_service"
 FATAL = b"the JAX distributed service detected fatal errors"
 
@@ -87,17 +88,13 @@ def joined(
     except (Shared, SystemExit):
         raise
     except BaseException as error:  # the others would be waited for, and hear of it by the silence
-        found, code = f"process {jax.process_index()}: {error}", 1
-        if isinstance(error, app.UsageError):
-            code = 2
-        elif isinstance(error, jax.errors.JaxRuntimeError | OSError) and re.search(
-            PEERS, str(error)
-        ):
-            reason = str(error).partition("\n")[0]
-            found = f"{words[0]} ({reason})"
-        elif not isinstance(error, OSError):
+        kinds = [kind for kind in PEERS if isinstance(error, kind)]
+        if any(re.search(PEERS[kind], str(error)) for kind in kinds):
+            _end(f"{words[0]} ({str(error).partition(chr(10))[0]})", 1)
+        mistake = isinstance(error, app.UsageError)
+        if not mistake and not isinstance(error, OSError):
             traceback.print_exc()
-        _end(found, code)
+        _end(f"process {jax.process_index()}: {error}", 2 if mistake else 1)
 
 
 def is_first() -> bool:
@@ -105,12 +102,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def own(folder: Path) -> Path:
+    """Of this process, where there are several."""
+    return folder / f"process_{jax.process_index()}" if jax.process_count() > 1 else folder
+
+
 def tell(words: str) -> list[str]:
-    """What each process says here, of MOST_SAID bytes at most, the first one's first."""
+    """What each process says here, the first one's first; each waits for all."""
     if jax.process_count() == 1:
         return [words]
-    content = words.encode()[:MOST_SAID].ljust(MOST_SAID, b"\0")
-    said = multihost_utils.process_allgather(np.frombuffer(content, np.uint8))
+    content = words.encode()
+    longest = int(np.max(multihost_utils.process_allgather(np.array(len(content)))))
+    size = 1 << longest.bit_length()  # of few lengths, since each is a program
+    said = multihost_utils.process_allgather(np.frombuffer(content.ljust(size, b"\0"), np.uint8))
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in np.asarray(said)]
 
 
@@ -190,6 +194,7 @@ class Vote:
 def _end(words: str, code: int) -> NoReturn:
     """At once, without waiting for the other processes, in one line."""
     line = " ".join(words.split())
+    sys.stdout.flush()
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
     os._exit(code)
 
@@ -210,7 +215,7 @@ def _say_in_one_line(words: list[str]) -> None:
     def pass_on() -> None:
         while content := os.read(source, 2**16):
             if FATAL in content:
-                _end(words[0], 2 if b"RegisterTask" in content else 1)
+                _end(words[0], 1)
             if SERVICE not in content:  # what it says before it ends a process
                 os.write(to_user, content)
 

@@ -378,18 +378,29 @@ def score(judge: Judge, fake: np.ndarray, labels: np.ndarray | None = None) -> d
     found: dict[str, float] = {"num_samples": len(fake)}
     if judge.mixture:
         return found | _point_scores(judge.mixture, fake)
-    chosen = _choose(len(judge.dataset.images), len(fake))
     found["relative_deviation_pixels"] = metrics.relative_deviation(
-        judge.dataset.images[chosen], fake
+        some_images(judge, len(fake)), fake
     )
     if judge.held_out:
         num = min(len(judge.dataset.images), len(judge.held_out.images))
-        train = judge.dataset.images[_choose(len(judge.dataset.images), num)]
+        train = some_images(judge, num)
         held_out = judge.held_out.images[:num]
         found["memorisation_pixels"] = metrics.memorisation(train, held_out, fake)
     for view in judge.views:
         found |= _view_scores(judge, view, fake, labels)
     return found
+
+
+def some_images(judge: Judge, num: int) -> np.ndarray:
+    """So many training images, always the same."""
+    if judge.dataset.streamed:
+        return _decoded(judge, num)
+    return judge.dataset.images[_choose(len(judge.dataset.images), num)]
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(judge: Judge, num: int) -> np.ndarray:
+    return judge.dataset.images[_choose(len(judge.dataset.images), num)]
 
 
 @functools.cache

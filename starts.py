@@ -108,13 +108,17 @@ def begin(
     with hosts.agreed():
         resuming = [runs.check(*run) for run in zip(workdirs, configs)]
         prepared = prepared or prepare(configs[0])
+        alike = hashes(configs[0], prepared.dataset) if jax.process_count() > 1 else {}
+    hosts.check_same(alike)
     dataset, gan, judge = prepared
-    if jax.process_count() > 1:
-        hosts.check_same(hashes(configs[0], dataset))
     checkpoints = Checkpoints(folder, configs[0].checkpoint_every, configs[0].checkpoints_kept)
     with hosts.agreed():
-        latest = checkpoints.latest_step(due=rollbacks > 0)
-        restoring = latest is not None
+        latest = checkpoints.latest_step(due=rollbacks > 0) if hosts.is_first() else None
+    latest = json.loads(hosts.tell(json.dumps(latest))[0])
+    restoring = latest is not None
+    with hosts.agreed():
+        if restoring:
+            hosts.wait_for(folder / "checkpoints" / str(latest))
         if restoring and init_from:
             raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
         abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
@@ -126,7 +130,7 @@ def begin(
                 config.steps_per_call = stored or steps_per_call(gan, abstract_state)
         if profile:
             make_folder(profile)
-    hosts.check_same({"latest checkpoint": str(latest)})
+    hosts.check_same({"init_from": hash_of(donor)})
     mesh = devices.make_mesh(configs[0].devices)
     if len(configs) > 1:
         mesh = population.make_mesh(len(configs), mesh)
@@ -148,10 +152,11 @@ def begin(
         if hosts.is_first():
             locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
             checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
+    there = json.loads(hosts.tell(json.dumps(checkpoints.committed()))[0])
     with hosts.agreed():
         if not hosts.is_first():
             hosts.wait_for(folder / "config.json")
-            checkpoints.reload()
+            checkpoints.wait_for(there, hosts.LATE)
     if configs[0].shard_state:  # one device may be too small for all of it
         draw = jax.jit(draw, out_shardings=places)
     state = state or draw()
@@ -204,21 +209,25 @@ def steps_per_call(gan: gans.Gan, state: gans.GanState) -> int:
 
 def hashes(config: ConfigDict, dataset: data.Dataset) -> dict[str, str]:
     """Of what processes that train one run have to have alike."""
-    settings = config.to_dict()
+    settings: Any = config.to_dict()
     for place in ("data_dir", "inception_weights"):  # each machine's own
         settings.pop(place)
     images, labels = dataset.images, dataset.labels
     if dataset.streamed:  # some of them: each is decoded for it
         images = images[np.random.default_rng(0).integers(len(images), size=NUM_SAMPLES)]
-    examples = hashlib.sha256(repr(dataset.facts).encode())
-    for array in (images, labels):
-        if array is not None:
-            examples.update(np.ascontiguousarray(array).data)
     return {
         "config": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-        "data set": examples.hexdigest(),
+        "data set": hash_of([np.array(list(dataset.spec.shape)), images, labels]),
         "version of JAX": jax.__version__,
     }
+
+
+def hash_of(arrays: Any) -> str:
+    """Of the bytes of a tree of arrays."""
+    digest = hashlib.sha256()
+    for array in jax.tree.leaves(arrays):
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def last_step(workdir: Path, config: ConfigDict, step: int) -> int:

@@ -28,6 +28,7 @@ import data
 import encoded
 
 BUFFERED = 1  # batches of each worker
+MOST_WORKERS = 16  # unless more are asked for: a machine's cores may be for many processes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def feed(
     Args:
       batches: of all steps.
       start: the first step that is asked for.
-      workers: how many processes; None: as many as there are cores; 0: this one decodes.
+      workers: how many processes; None: one a core, up to MOST_WORKERS; 0: this one decodes.
       sharding: of what `read` returns.
     Yields:
       `read`: steps one after the other, of which the last may come again, to images and labels
@@ -98,7 +99,7 @@ def feed(
     """
     if workers is None:
         affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-        workers = len(affinity(0))
+        workers = min(len(affinity(0)), MOST_WORKERS)
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
     in_turn = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     batches = dataclasses.replace(batches, dataset=_shared(batches.dataset))
@@ -132,10 +133,11 @@ def feed(
         rows = [following(step) for step in steps]
         return {name: place(np.stack([row[name] for row in rows])) for name in rows[0]}
 
-    iterator.get_state()  # makes all workers' iterators, which then start together
-    with _apart():
-        iterator.start_prefetch()
     try:
+        iterator.get_state()  # makes all workers' iterators, which then start together
+        with _apart():
+            iterator.start_prefetch()
+        seen.update(set(multiprocessing.active_children()) - others)  # while all are alive
         yield read
     finally:
         iterator.close()

@@ -190,6 +190,8 @@ def run(config: ConfigDict) -> int:
     Returns:
       The exit code: 0; 1 of a run whose numbers are not finite; 128 + a signal that has stopped it.
     """
+    ways = DESCRIBE, INIT_FROM, PROFILE, cli.WORKDIR
+    hosts.check_same({"choice of flags": str([bool(flag.value) for flag in ways])})
     with hosts.agreed():
         checks.check_values(config)
         checks.check_use(config, cli.load_page(), cli.overrides())
@@ -312,7 +314,7 @@ def train_together(
     compiled_step = step
     reached = scores.target_reached(config, members[0].log.last)
     stopped = num_members == 1 and population.is_lost(members[0].log.last)
-    if stopped:
+    if stopped and hosts.is_first():
         way = "--config.on_nan=rollback goes on from the last checkpoint"
         tqdm.write(f"{folder} has stopped at numbers that are not finite: {way}", file=sys.stderr)
     ending = stopped or reached or vote(stop()) or (num_members == 1 and watch(members[0].log.last))
@@ -340,7 +342,7 @@ def train_together(
                 previous = metrics
                 calls += 1
                 if profile and calls == PROFILED_CALLS.start:
-                    tracing.enter_context(jax.profiler.trace(profile))
+                    tracing.enter_context(jax.profiler.trace(hosts.own(profile)))
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics, num = next_steps(config, gan, state, read, step)
                     jax.block_until_ready(previous)  # one call ahead, no more: stops are prompt
