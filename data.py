@@ -308,10 +308,7 @@ def folder(
     shape = len(files.ends), size, size, int(channels.max())
     images = encoded.Images(name, files, shape, resolution is not None, fingerprint)
     labels = index.get("labels")
-    cache = cache_folder() / f"folder-{digest}-{size}-{fingerprint[:16]}.npz"
-    for old in cache_folder().glob(f"folder-{digest}-{size}-*.npz"):
-        if old != cache:  # of what the folder held before
-            old.unlink(missing_ok=True)
+    cache = cache_folder() / f"folder-{digest}-{size}.npz"  # one, however often it changes
     held = _held(images, stream, cache if cached else None)
     return Dataset(held, labels, None if labels is None else int(labels.max()) + 1)
 
@@ -397,8 +394,9 @@ def _held(images: encoded.Images, stream: bool | None, cache: Path | None) -> np
     _check_memory(images.name, images.shape)
     if cache is None:
         return np.asarray(images)
-    if (arrays := read_arrays(cache)) is None:
-        arrays = {"images": np.asarray(images)}
+    arrays = read_arrays(cache) or {}
+    if str(arrays.get("fingerprint")) != images.fingerprint:
+        arrays = {"images": np.asarray(images), "fingerprint": np.array(images.fingerprint)}
         write_arrays(cache, arrays)
     return arrays["images"]
 
