@@ -25,7 +25,7 @@ from checkpoints import Checkpoints
 # Runs train.py or sweep.py, which stops for good where the phase that is named begins.
 PAUSING = """
 import runpy, sys, time
-import checkpoints, runs, scores, train
+import checkpoints, runs, scores, starts, train
 
 script, phase, mark = sys.argv[1:4]
 sys.argv[:4] = [script]
