@@ -395,5 +395,6 @@ def test_a_block_that_is_computed_anew_keeps_less(player, name):
     (usual, expected), (less, ours) = found
     assert jax.tree.structure(ours) == jax.tree.structure(expected)
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+        largest = max(1.0, float(jnp.abs(y).max()))  # sums of numbers as large are rounded
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * largest)
     assert less < 0.6 * usual
