@@ -206,7 +206,8 @@ class Rows:
 
     def __init__(self, workdir: Path, step: int, notes: Sequence[str] = ()):
         self.rows = [row for row in read_metrics(workdir) if row["step"] <= step]
-        self.last = self.rows[-1] if self.rows else {"step": 0, "images": 0, "seconds": 0.0}
+        first: dict[str, Any] = {"step": 0, "images": 0, "seconds": 0.0}
+        self.last = self.rows[-1] if self.rows else first
         self.notes = list(notes)
 
     def write(
@@ -230,9 +231,13 @@ class Rows:
         alarms, self.notes = [*self.notes, *judge([*self.rows, row])], []
         if alarms:
             row["alarms"] = alarms
+        before, self.last = self.last, row
         self.rows.append(row)
-        self.last = row
+        self._keep(before, list(metrics))
         return alarms
+
+    def _keep(self, before: dict[str, Any], names: list[str]) -> None:
+        """The last row elsewhere, with its metrics' names and the row before: nowhere."""
 
     def picture(self, step: int, examples: jax.Array, real: np.ndarray) -> None:
         """None: rows are all there is."""
@@ -263,32 +268,23 @@ class Log(Rows):
         self._drawer = ThreadPoolExecutor(1)
         self._drawn: Future | None = None
 
-    def write(
-        self,
-        step: int,
-        images: int,
-        seconds: float,
-        metrics: dict[str, float],
-        judge: Callable[[list[dict[str, Any]]], list[str]] = lambda rows: [],
-    ) -> list[str]:
-        """As of `Rows`."""
-        before = self.last
-        alarms = super().write(step, images, seconds, metrics, judge)
-        if alarms:
-            self._show(step, self._summary.text("alarms", "\n\n".join(alarms)))
+    def _keep(self, before: dict[str, Any], names: list[str]) -> None:
+        """In metrics.jsonl and TensorBoard."""
+        row, step = self.last, self.last["step"]
+        if "alarms" in row:
+            self._show(step, self._summary.text("alarms", "\n\n".join(row["alarms"])))
         with _naming(self._file.name):
-            self._file.write(json.dumps(self.last) + "\n")
+            self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        shown = {name: self.last[name] for name in metrics if self.last[name] is not None}
+        shown = {name: row[name] for name in names if row[name] is not None}
         if self._going:  # the time before the first row compiled the step
-            rate = (images - before["images"]) / max(seconds - before["seconds"], 1e-9)
-            shown["images_per_second"] = rate
+            seconds = max(row["seconds"] - before["seconds"], 1e-9)
+            shown["images_per_second"] = (row["images"] - before["images"]) / seconds
         for name, value in shown.items():
             self._show(step, self._summary.scalar(name, value))
         with _naming("TensorBoard's events"):
             self._events.flush()
         self._going = True
-        return alarms
 
     def picture(self, step: int, examples: jax.Array, real: np.ndarray) -> None:
         """Writes samples/step_....png, and shows it in TensorBoard, while training goes on.
