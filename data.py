@@ -19,7 +19,7 @@ import re
 import tempfile
 import urllib.parse
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,6 +29,7 @@ import numpy as np
 from absl import app, logging
 from PIL import Image
 
+import devices
 import encoded
 
 if TYPE_CHECKING:
@@ -142,8 +143,10 @@ def make_indices(
     num_examples: int,
     shape: tuple[int, ...],
     labels: np.ndarray | None = None,
-) -> Callable[[int], np.ndarray]:
+) -> Callable[[int | Sequence[int]], np.ndarray]:
     """The function `indices(step)`: which examples a step takes, an int32 array of `shape`.
+
+    Of several steps they are stacked. They are drawn on the CPU: a GPU has calls to finish.
 
     Examples come in one permutation an epoch; a step may straddle two. With `labels`, an epoch has
     as many draws but equally many of each class, the small ones repeated.
@@ -159,8 +162,9 @@ def make_indices(
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        epoch_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key_data)), epoch)
-        bits = np.asarray(jax.random.bits(epoch_key, (2, num_examples)))
+        with devices.on_cpu():
+            epoch_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key_data)), epoch)
+            bits = np.asarray(jax.random.bits(epoch_key, (2, num_examples)))
         if labels is None:
             return np.argsort(bits[0], kind="stable")
         shuffled = np.lexsort((bits[0], labels))  # by class, shuffled inside each
@@ -173,10 +177,15 @@ def make_indices(
 
     size = math.prod(shape)
 
-    def indices(step: int) -> np.ndarray:
-        epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), num_examples)
-        taken = [order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        return np.concatenate(taken).astype(np.int32).reshape(shape)
+    def indices(step: int | Sequence[int]) -> np.ndarray:
+        steps = np.asarray(step)
+        epochs, places = np.divmod(size * steps[..., None] + np.arange(size), num_examples)
+        first, last = int(epochs.min()), int(epochs.max())
+        taken = np.empty(epochs.shape, np.int32)
+        for epoch in range(first, last + 1):
+            here = epochs == epoch
+            taken[here] = order(epoch)[places[here]]
+        return taken.reshape(*steps.shape, *shape)
 
     return indices
 

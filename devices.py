@@ -31,6 +31,14 @@ def available() -> list[jax.Device]:
     return jax.devices()
 
 
+def on_cpu() -> contextlib.AbstractContextManager:
+    """In it JAX computes on the CPU, if it has that beside a GPU or TPU (see JAX_PLATFORMS)."""
+    if jax.default_backend() != "cpu":
+        with contextlib.suppress(RuntimeError):
+            return jax.default_device(jax.local_devices(backend="cpu")[0])
+    return contextlib.nullcontext()
+
+
 def make_mesh(num: int | None = None) -> Mesh:
     """Of the first `num` devices, or of all.
 

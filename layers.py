@@ -4,7 +4,8 @@ A convolution, its gradient for the input and its gradient for the kernel are th
 and the gradients of each are the other two. XLA does not know that: on a CPU its own derivatives of
 a transposed convolution, or of a convolution's gradient as penalties need it, are many times slower
 than the maps themselves. So each map is written once here, in the form that is fast, and
-differentiates into the others, as often as one likes (in reverse mode).
+differentiates into the others, as often as one likes (in reverse mode). Where a population has a
+kernel a member, a GPU is slow at the convolution but not at the matrix product that each map is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 CACHE = 1e6  # bytes of a CPU core's cache, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
+FEW = 4  # channels, of which a GPU's convolutions make little
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform")
 
@@ -40,16 +42,10 @@ def _on_cpu() -> bool:
     return _platform.get(jax.default_backend()) == "cpu"
 
 
-def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        inputs, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A convolution, 'SAME' padding: [B, sH, sW, C], [k, k, C, D] to [B, H, W, D]."""
-    return _native(inputs, kernel, stride)
+    return _choose(_native, _product, kernel.shape[2] <= FEW, stride)(inputs, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -58,12 +54,12 @@ def transposed_conv(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.A
 
     As a layer of its own it is the transposed ('fractionally strided') convolution.
     """
-    if stride > 1 and len(kernel) % stride == 0 and _on_cpu():
+    if len(kernel) % stride:
+        return _native_transposed(outputs, kernel, stride)  # no layer has such
+    if stride > 1 and _on_cpu():
         return _by_blocks(outputs, kernel, stride)
-    batch, height, width, _ = outputs.shape
-    shape = (batch, stride * height, stride * width, kernel.shape[2])
-    inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
-    return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
+    few = stride > 1 and kernel.shape[2] <= FEW
+    return _choose(_native_transposed, _product_by_blocks, few, stride)(outputs, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -72,6 +68,55 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
 
     [B, sH, sW, C], [B, H, W, D] to [size, size, C, D].
     """
+    few = inputs.shape[3] <= FEW
+    return _choose(_native_gradient, _product_gradient, few, size, stride)(inputs, outputs)
+
+
+def _choose(native: Callable, product: Callable, few: bool, *static: int) -> Callable:
+    """The form of a bilinear map that is fast, of one that is a convolution and a matrix product.
+
+    Args:
+      native, product: of two arrays and `static`.
+      few: whether the larger images have few channels.
+      static: sizes.
+    """
+    if _on_cpu():
+        return lambda a, b: native(a, b, *static)
+    return _for_gpu(product if few else native, product, static)
+
+
+@functools.cache
+def _for_gpu(alone: Callable, product: Callable, static: tuple[int, ...]) -> Callable:
+    """`alone`, or where `jax.vmap` gives both arrays an axis more `product`."""
+
+    @jax.custom_batching.custom_vmap
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return alone(a, b, *static)
+
+    @choose.def_vmap
+    def of_members(size: int, mapped: list[bool], a: Any, b: Any) -> tuple[jax.Array, bool]:
+        del size
+        form = product if all(mapped) else alone
+        axes = [0 if each else None for each in mapped]
+        return jax.vmap(lambda a, b: form(a, b, *static), axes)(a, b), True
+
+    return choose
+
+
+def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS
+    )
+
+
+def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    batch, height, width, _ = outputs.shape
+    shape = (batch, stride * height, stride * width, kernel.shape[2])
+    inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
+    return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
+
+
+def _native_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: int) -> jax.Array:
     shape = (size, size, inputs.shape[3], outputs.shape[3])
     kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
 
@@ -81,6 +126,37 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
     parts = _parts(outputs) if _on_cpu() else 1
     pairs = zip(jnp.split(inputs, parts), jnp.split(outputs, parts))
     return functools.reduce(jnp.add, (native(*pair) for pair in pairs))
+
+
+def _patches(inputs: jax.Array, size: int, stride: int, before: int, after: int) -> jax.Array:
+    """What each output of a convolution sees: [B, sH, sW, C] to [B, H, W, size * size * C]."""
+    padded = jnp.pad(inputs, [(0, 0), (before, after), (before, after), (0, 0)])
+    height, width = (n - size + 1 for n in padded.shape[1:3])
+    seen = [
+        padded[:, i : i + height : stride, j : j + width : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.concatenate(seen, axis=-1)
+
+
+def _same(inputs: jax.Array, size: int, stride: int) -> jax.Array:
+    """`_patches` of 'SAME' padding."""
+    padding = max(size - stride, 0)
+    return _patches(inputs, size, stride, padding // 2, padding - padding // 2)
+
+
+def _product(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _same(inputs, len(kernel), stride) @ kernel.reshape(-1, kernel.shape[3])
+
+
+def _product_by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _by_blocks(outputs, kernel, stride, product=True)
+
+
+def _product_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: int) -> jax.Array:
+    gradient = jnp.tensordot(_same(inputs, size, stride), outputs, ((0, 1, 2), (0, 1, 2)))
+    return gradient.reshape(size, size, inputs.shape[3], outputs.shape[3])
 
 
 def _parts(outputs: jax.Array) -> int:
@@ -97,19 +173,25 @@ def _parts(outputs: jax.Array) -> int:
     return parts
 
 
-def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`transposed_conv` to blocks of pixels, which an ordinary convolution has as its channels."""
+def _by_blocks(
+    outputs: jax.Array, kernel: jax.Array, stride: int, product: bool = False
+) -> jax.Array:
+    """`transposed_conv` to blocks of pixels, which an ordinary convolution has as its channels.
+
+    `product`: the convolution as a matrix product.
+    """
     batch, height, width, features = outputs.shape
     channels, taps = kernel.shape[2], len(kernel) // stride
     blocks = kernel.reshape(taps, stride, taps, stride, channels, features)
     blocks = blocks.transpose(0, 2, 5, 1, 3, 4).reshape(taps, taps, features, -1)
-    found = jax.lax.conv_general_dilated(
-        outputs,
-        blocks[::-1, ::-1],
-        (1, 1),
-        [(taps - 1, taps - 1)] * 2,
-        dimension_numbers=DIMENSIONS,
-    )
+    blocks = blocks[::-1, ::-1]
+    if product:
+        patches = _patches(outputs, taps, 1, taps - 1, taps - 1)
+        found = patches @ blocks.reshape(-1, blocks.shape[3])
+    else:
+        found = jax.lax.conv_general_dilated(
+            outputs, blocks, (1, 1), [(taps - 1, taps - 1)] * 2, dimension_numbers=DIMENSIONS
+        )
     found = found.reshape(batch, height + taps - 1, width + taps - 1, stride, stride, channels)
     images = found.swapaxes(2, 3).reshape(batch, *(stride * n for n in found.shape[1:3]), channels)
     before = (len(kernel) - stride) // 2

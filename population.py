@@ -120,7 +120,7 @@ def gains() -> bool:
     """Whether the platform trains members together faster than one after the other.
 
     On two cores four perceptrons are as fast either way, and convolutions with a kernel a member
-    are nearly three times slower (docs/sweeps.md); a GPU was not measured.
+    are nearly three times slower. On a GPU both gain (docs/sweeps.md).
     """
     return jax.default_backend() != "cpu"
 
@@ -140,12 +140,22 @@ def structure(gan: gans.Gan, config: ConfigDict) -> tuple[gans.Gan, str]:
 
 
 def member_memory(gan: gans.Gan, config: ConfigDict) -> int:
-    """Bytes that a step of one member takes, as the compiler counts them."""
-    state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
-    update = jax.jit(gans.update, static_argnums=0)
-    needed: Any = update.lower(gan, state, gans.abstract_batch(gan)).compile().memory_analysis()
+    """Bytes that a step of one member takes beside another, as the compiler counts them."""
+
+    def two() -> Population:
+        return stack([gans.init(gan, config, jax.random.key(seed)) for seed in range(2)])
+
+    def step(states: Population, batches: gans.Batch) -> Any:
+        return advance(lambda *member: gans.update(gan, *member), states, batches)
+
+    batches = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((x.shape[0], 2, *x.shape[1:]), x.dtype),
+        gans.abstract_batch(gan),
+    )
+    lowered = jax.jit(step).lower(jax.eval_shape(two), batches)
+    needed: Any = lowered.compile().memory_analysis()
     sizes = needed.argument_size_in_bytes, needed.output_size_in_bytes, needed.temp_size_in_bytes
-    return sum(sizes)
+    return sum(sizes) // 2
 
 
 def mean_and_spread(runs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

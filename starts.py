@@ -72,7 +72,7 @@ class Member(NamedTuple):
     checkpoints: Checkpoints
     log: runs.Rows
     order_key: jax.Array
-    indices: Callable[[int], np.ndarray]
+    indices: Callable[[int | Sequence[int]], np.ndarray]
     latents: jax.Array
     picture_key: jax.Array
     eval_key: jax.Array

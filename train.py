@@ -21,6 +21,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -529,8 +531,8 @@ def reading(
 ) -> Iterator[Callable[[Sequence[int]], gans.Batch]]:
     """In it is the `read` of `next_steps`; without any step left there is nothing to read.
 
-    The examples are on every device, and a program of its own gathers each device's part of a
-    batch; or the parts are streamed. The steps' program is the same, and so are their bits.
+    A program of its own gathers each device's part of a batch, or the parts are streamed. The
+    steps' program is the same, and so are their bits.
     """
     dataset, gan, _ = training.prepared
     members, mesh = training.members, training.mesh
@@ -555,14 +557,32 @@ def reading(
     arrays = {"images": dataset.images} if any_left else {}
     if gan.num_classes and any_left:
         arrays["labels"] = np.asarray(dataset.labels)
+    yield gathering(arrays, [member.indices for member in members], mesh, together)
+
+
+def gathering(
+    arrays: dict[str, np.ndarray],
+    orders: Sequence[Callable[[Sequence[int]], np.ndarray]],
+    mesh: Mesh,
+    together: bool = False,
+) -> Callable[[Sequence[int]], gans.Batch]:
+    """The `read` of `next_steps` of examples in memory.
+
+    Args:
+      arrays: images, and labels, of all examples.
+      orders: of `data.make_indices`, a run's or of each of a population.
+      mesh: of the devices, which all have all examples.
+      together: batches have an axis of members.
+    """
     examples = devices.copy_to_each(arrays, mesh)
-    take = jax.jit(data.take, out_shardings=sharding)
+    take = jax.jit(data.take, out_shardings=devices.along(mesh, axis=1 if together else 3))
+    threads = ThreadPoolExecutor(len(orders))  # shuffling leaves Python's lock to others
 
     def gather(steps: Sequence[int]) -> gans.Batch:
-        rows = [np.stack([member.indices(step) for step in steps]) for member in members]
+        rows = list(threads.map(lambda indices: indices(steps), orders))
         return take(examples, np.stack(rows, axis=1) if together else rows[0])
 
-    yield gather
+    return gather
 
 
 def write_page(workdir: Path) -> None:

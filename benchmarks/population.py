@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 
 ROOT = Path(__file__).parent.parent
@@ -72,21 +71,19 @@ def calls(workload: str, members: int | None) -> tuple[Call, float]:
     states = [gans.init(gan, config, jax.random.key(seed)) for seed in range(members or 1)]
     steps = starts.steps_per_call(gan, states[0])
     orders = [
-        data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan), None)
-        for state in states
+        data.make_indices(state.key, len(dataset.images), gans.batch_shape(gan)) for state in states
     ]
     state: population.State = states[0]
+    mesh = devices.make_mesh(1)
     if members:
         mesh = population.make_mesh(members, devices.make_mesh())
         state = jax.device_put(population.stack(states), population.shardings(mesh))
-    examples, take = {"images": jax.device_put(dataset.images)}, jax.jit(data.take)
+    read = train.gathering({"images": dataset.images}, orders, mesh, bool(members))
     step = 0
 
     def call() -> tuple[int, dict[str, jax.Array]]:
         nonlocal state, step
-        each = [np.stack([order(step + i) for i in range(steps)]) for order in orders]
-        rows = np.stack(each, axis=1) if members else each[0]
-        state, metrics = train.train_steps(gan, state, take(examples, rows))
+        state, metrics = train.train_steps(gan, state, read(range(step, step + steps)))
         step += steps
         return steps * config.batch_size * len(orders), metrics
 

@@ -212,7 +212,8 @@ class Trainer:
         gan: static.
         shape: of an image, [C, H, W].
         device: of torch.
-        compiled: the networks, by `torch.compile`.
+        compiled: the networks, by `torch.compile`, which has no second derivatives: D itself runs
+          where its gradient is penalised.
         channels_last: images and kernels in that order in memory.
         graphs: the step is to be recorded (`Graphs`).
         """
@@ -284,7 +285,9 @@ class Trainer:
         lazy = (number + 1) % self.config.lazy_every == 0
         real = images.requires_grad_(lazy and weights.r1 > 0)
         fake = fake.requires_grad_(lazy and weights.r2 > 0)
-        real_logits, fake_logits = self.call_discriminator(real), self.call_discriminator(fake)
+        penalised = real.requires_grad or fake.requires_grad
+        call = self.discriminator if penalised else self.call_discriminator
+        real_logits, fake_logits = call(real), call(fake)
         loss, _ = self.loss(real_logits, fake_logits)
         for inputs, logits, weight in (
             (real, real_logits, weights.r1),

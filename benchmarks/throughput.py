@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
+import devices  # noqa: E402
 import gan as gans  # noqa: E402
 import population  # noqa: E402
 import runtime  # noqa: E402
@@ -71,6 +72,7 @@ SIDES = flags.DEFINE_multi_enum(
 )
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Blocks of steps of each side.")
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Of a block, about.")
+APART = flags.DEFINE_bool("apart", False, "Sides one after the other, where memory is for one.")
 JSON = flags.DEFINE_bool("json", False, "One object, as the last line.")
 
 Steps = Callable[[int], None]  # does so many, to their end
@@ -113,15 +115,12 @@ def twoplayer_steps(config: ConfigDict) -> Steps:
     dataset, gan, _ = starts.prepare(config)
     first = gans.init(gan, config, jax.random.key(0))
     state: population.State = first
-    examples, take = {"images": jax.device_put(dataset.images)}, jax.jit(data.take)
-    indices = data.make_indices(first.key, len(dataset.images), gans.batch_shape(gan), None)
+    indices = data.make_indices(first.key, len(dataset.images), gans.batch_shape(gan))
+    read = train.gathering({"images": dataset.images}, [indices], devices.make_mesh(1))
     config = config.copy_and_resolve_references()
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
     config.steps_per_call, config.num_steps = starts.steps_per_call(gan, first), 0
     step = 0
-
-    def read(steps: Sequence[int]) -> gans.Batch:
-        return take(examples, np.stack([indices(step) for step in steps]))
 
     def run(num: int) -> None:
         nonlocal state, step
@@ -253,11 +252,39 @@ class Process:
         self.process.join()
 
 
-def in_turn(workload: str, batch_size: int | None, names: list[str]) -> dict[str, Any]:
-    """Blocks of steps of every side, one after the other, `--rounds` times."""
+def compare(workload: str, batch_size: int | None, names: list[str]) -> dict[str, Any]:
+    """Blocks of steps of every side, in turn or with `--apart` each side's at once, last ours."""
+    turns = [[name] for name in reversed(names)] if APART.value else [names]
+    blocks: dict[str, list[Report]] = {}
+    errors: dict[str, str] = {}
+    for turn in turns:
+        in_turn(workload, batch_size, turn, blocks, errors)
+    return {
+        name: {"error": errors[name]}
+        if len(blocks[name]) < ROUNDS.value
+        else {
+            "seconds": statistics.median(block.seconds for block in blocks[name]),
+            "memory": blocks[name][-1].memory,
+            "ratio": spread(
+                theirs.seconds / ours.seconds
+                for theirs, ours in zip(blocks[name], blocks["twoplayer"])
+            ),
+        }
+        for name in names
+    }
+
+
+def in_turn(
+    workload: str,
+    batch_size: int | None,
+    names: list[str],
+    blocks: dict[str, list[Report]],
+    errors: dict[str, str],
+) -> None:
+    """Blocks of steps of every side, one after the other, `--rounds` times: into `blocks`."""
     processes = {name: Process(name, workload, batch_size) for name in names}
     period = make_config(workload).lazy_every
-    blocks: dict[str, list[Report]] = {name: [] for name in names}
+    blocks |= {name: [] for name in names}
     lengths = {}
     for name, process in processes.items():
         if process.run(period):  # compiles
@@ -269,21 +296,12 @@ def in_turn(workload: str, batch_size: int | None, names: list[str]) -> dict[str
             report = processes[name].run(num)
             if report:
                 blocks[name].append(report)
-    found: dict[str, Any] = {}
     for name, process in processes.items():
         process.close()
-        if len(blocks[name]) < ROUNDS.value:
-            found[name] = {"error": process.error}
-            continue
-        found[name] = {
-            "seconds": statistics.median(block.seconds for block in blocks[name]),
-            "memory": blocks[name][-1].memory,
-            "ratio": spread(
-                theirs.seconds / ours.seconds
-                for theirs, ours in zip(blocks[name], blocks["twoplayer"])
-            ),
-        }
-    return found
+        errors[name] = process.error
+        if blocks[name]:
+            milliseconds = 1000 * statistics.median(block.seconds for block in blocks[name])
+            print(f"{workload}, {name}: {milliseconds:.4g} ms a step", file=sys.stderr, flush=True)
 
 
 def block_length(process: Process, period: int) -> int:
@@ -306,7 +324,7 @@ def spread(values: Iterator[float]) -> list[float]:
 def compare_steps(name: str) -> dict[str, Any]:
     """All sides in turn, with what a step costs and what the device can do."""
     return {
-        "sides": in_turn(name, None, sides()),
+        "sides": compare(name, None, sides()),
         "flops": flops(name),
         "gemm_flops": gemm_rate(make_config(name).precision),
     }
@@ -314,7 +332,7 @@ def compare_steps(name: str) -> dict[str, Any]:
 
 def compare_batches(name: str) -> dict[str, Any]:
     """Batches of 32 to 1,024, Twoplayer and eager PyTorch."""
-    return {str(size): in_turn(name, size, ["twoplayer", "eager"]) for size in BATCHES}
+    return {str(size): compare(name, size, ["twoplayer", "eager"]) for size in BATCHES}
 
 
 def flops(workload: str) -> float:

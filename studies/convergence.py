@@ -18,7 +18,6 @@ import cmath
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
+import devices  # noqa: E402
 import gan as gans  # noqa: E402
 import scores  # noqa: E402
 import starts  # noqa: E402
@@ -331,11 +331,7 @@ def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
     config.steps_per_call = starts.steps_per_call(gan, state)
     order_key = jax.random.fold_in(state.key, starts.ORDER_KEY)
     indices = data.make_indices(order_key, len(dataset.images), gans.batch_shape(gan))
-    examples, take = {"images": jnp.asarray(dataset.images)}, jax.jit(data.take)
-
-    def read(steps: Sequence[int]) -> gans.Batch:
-        return take(examples, np.stack([indices(step) for step in steps]))
-
+    read = train.gathering({"images": dataset.images}, [indices], devices.make_mesh(1))
     large = dataclasses.replace(gan, batch_size=NUM_EXAMPLES, accumulate=1)
     real = jnp.asarray(dataset.images[: 2 * NUM_EXAMPLES])
     batch = {"images": real.reshape(2, 1, NUM_EXAMPLES, *real.shape[1:])}

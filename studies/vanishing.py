@@ -146,8 +146,7 @@ def examples(
     """All there are, and which of them the steps from first to end take, as in train.py."""
     key = jax.random.fold_in(state.key, starts.ORDER_KEY)
     indices = data.make_indices(key, len(dataset.images), gans.batch_shape(gan))
-    taken = np.stack([indices(step) for step in range(first, end)])
-    return {"images": jnp.asarray(dataset.images)}, taken
+    return {"images": jnp.asarray(dataset.images)}, indices(range(first, end))
 
 
 def moments(num_steps: int) -> list[int]:

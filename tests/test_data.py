@@ -60,6 +60,14 @@ def test_steps_straddle_epochs(num_examples):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(num_examples))
 
 
+@pytest.mark.parametrize("num_examples", [7, 16, 200])
+def test_of_several_steps_they_are_stacked(num_examples):
+    indices, again = (data.make_indices(KEY, num_examples, (2, 5)) for _ in range(2))
+    steps = [3, 4, 5, 5]
+    np.testing.assert_array_equal(indices(steps), np.stack([again(step) for step in steps]))
+    assert indices(steps).dtype == np.int32
+
+
 def test_examples_are_a_function_of_key_and_step_alone():
     indices, again = (data.make_indices(jax.random.key(3), 50, (20,)) for _ in range(2))
     backwards = {step: again(step) for step in (9, 4, 0)}

@@ -67,6 +67,53 @@ def direct_conv(inputs, kernel, stride, shape):
     return outputs
 
 
+MAPS = {
+    "conv": lambda big, kernel, small, stride: conv(big, kernel, stride),
+    "transposed": lambda big, kernel, small, stride: transposed_conv(small, kernel, stride),
+    "gradient": lambda big, kernel, small, stride: kernel_gradient(big, small, len(kernel), stride),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (3, 1), (4, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("name", MAPS)
+def test_a_gpus_form_alone_and_of_members(name, size, stride, channels):
+    """Whole numbers, in float32: exactly a CPU's. A kernel a member makes no grouped convolution."""
+    rng = np.random.default_rng(0)
+    shapes = (2, 4 * stride, 3 * stride, channels), (size, size, channels, 5), (2, 4, 3, 5)
+    arrays = [jnp.asarray(rng.integers(-3, 4, (3, *shape)), jnp.float32) for shape in shapes]
+
+    def apply(*arrays):
+        return MAPS[name](*arrays, stride)
+
+    expected = jnp.stack([apply(*(array[i] for array in arrays)) for i in range(3)])
+    with layers.lowered_for("cuda"):
+        alone = jnp.stack([apply(*(array[i] for array in arrays)) for i in range(3)])
+        members = jax.jit(jax.vmap(apply)).lower(*arrays)
+        same_kernel = jax.vmap(apply, (0, None, 0))(arrays[0], arrays[1][0], arrays[2])
+    np.testing.assert_array_equal(alone, expected)
+    np.testing.assert_array_equal(members.compile()(*arrays), expected)
+    if name != "gradient":
+        np.testing.assert_array_equal(same_kernel[0], expected[0])
+    if size % stride == 0:
+        assert "convolution" not in members.as_text()
+
+
+@pytest.mark.parametrize(("stride", "big", "kernel", "small"), CASES)
+def test_a_gpus_form_of_members_differentiates_twice(stride, big, kernel, small):
+    """As a penalty of D's gradient does."""
+
+    def penalty(kernel, big, small):
+        slope = jax.grad(lambda x: (jnp.sin(conv(x, kernel, stride)) * small).sum())(big)
+        return (slope**2).sum()
+
+    kernels = jnp.stack([kernel, 2 * kernel, -kernel])
+    expected = jnp.stack([jax.grad(penalty)(k, big, small) for k in kernels])
+    with layers.lowered_for("cuda"):
+        found = jax.jit(jax.vmap(jax.grad(penalty), (0, None, None)))(kernels, big, small)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
+
+
 @pytest.mark.parametrize(("stride", "big", "kernel", "small"), CASES)
 def test_values(stride, big, kernel, small):
     expected = direct_conv(big, kernel, stride, small.shape)
