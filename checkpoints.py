@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,17 +112,8 @@ class Checkpoints:
         if later:
             self._manager.reload()
 
-    def wait_for(self, steps: list[int], seconds: float) -> None:
-        """Until these are there and no others: what another process does may be seen late.
-
-        Raises:
-          app.UsageError: they are not.
-        """
-        end = time.monotonic() + seconds
-        while self.committed() != steps:
-            if time.monotonic() > end:
-                raise app.UsageError(f"{self._path} is not that of process 0: all need one")
-            time.sleep(0.1)
+    def reload(self) -> None:
+        """Sees what another process has changed."""
         self._manager.reload()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:

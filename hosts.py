@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -155,16 +155,16 @@ def check_same(facts: dict[str, str]) -> None:
             raise Shared(f"process {others[0]} has another {name} than process 0")
 
 
-def wait_for(path: Path) -> None:
-    """A file that the first process has written: on a network it may be seen a minute later.
+def wait_until(there: Callable[[], bool], folder: Path) -> None:
+    """What the first process has done in a folder: on a network it may be seen a minute later.
 
     Raises:
       app.UsageError: it is not there.
     """
     end = time.monotonic() + LATE
-    while not path.exists():
+    while not there():
         if time.monotonic() > end:
-            raise app.UsageError(f"{path.parent} is not the folder of process 0: all need one")
+            raise app.UsageError(f"{folder} is not the folder of process 0: all need one")
         time.sleep(0.1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -110,7 +111,7 @@ def begin(
         prepared = prepared or prepare(configs[0])
         alike = hashes(configs[0], prepared.dataset) if jax.process_count() > 1 else {}
     hosts.check_same(alike)
-    dataset, gan, judge = prepared
+    dataset, gan, _ = prepared
     checkpoints = Checkpoints(folder, configs[0].checkpoint_every, configs[0].checkpoints_kept)
     with hosts.agreed():
         latest = checkpoints.latest_step(due=rollbacks > 0) if hosts.is_first() else None
@@ -118,7 +119,7 @@ def begin(
     restoring = latest is not None
     with hosts.agreed():
         if restoring:
-            hosts.wait_for(folder / "checkpoints" / str(latest))
+            hosts.wait_until((folder / "checkpoints" / str(latest)).exists, folder)
         if restoring and init_from:
             raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
         abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
@@ -155,8 +156,9 @@ def begin(
     there = json.loads(hosts.tell(json.dumps(checkpoints.committed()))[0])
     with hosts.agreed():
         if not hosts.is_first():
-            hosts.wait_for(folder / "config.json")
-            checkpoints.wait_for(there, hosts.LATE)
+            hosts.wait_until((folder / "config.json").exists, folder)
+            hosts.wait_until(lambda: checkpoints.committed() == there, folder)
+            checkpoints.reload()
     if configs[0].shard_state:  # one device may be too small for all of it
         draw = jax.jit(draw, out_shardings=places)
     state = state or draw()
@@ -170,33 +172,53 @@ def begin(
     state = devices.place(state, places)
     if donor and configs[0].checkpoint_every:
         checkpoints.save(0, state)  # a resume does not name the donor again
-    members, log = [], runs.Log if hosts.is_first() else runs.Rows
-    for i, (config, workdir) in enumerate(zip(configs, workdirs)):
-        key = population.member(state, i).key
-        order_key = jax.random.fold_in(key, ORDER_KEY)
-        picture_key = jax.random.fold_in(key, PICTURE_KEY)
-        member = Member(
-            config,
-            workdir,
-            checkpoints if workdir == folder else Checkpoints(workdir),
-            log(workdir, last_step(workdir, config, int(state.step)), notes),
-            order_key,
-            data.make_indices(
-                order_key,
-                len(dataset.images),
-                gans.batch_shape(gan),
-                dataset.labels if config.balanced else None,
-            ),
-            gans.draw_latents(gan, picture_key, NUM_SAMPLES),
-            picture_key,
-            jax.random.fold_in(key, scores.EVAL_KEY),
-            config.best_metric or scores.best_metric(scores.metric_names(judge)),
-        )
-        if member.checkpoints is not checkpoints:
-            member.checkpoints.set_aside(int(state.step))
-        find_best(member)
-        members.append(member)
+    shared = checkpoints if workdirs[0] == folder else None
+    members = [
+        open_member(prepared, config, workdir, population.member(state, i), shared, notes)
+        for i, (config, workdir) in enumerate(zip(configs, workdirs))
+    ]
     return Training(prepared, checkpoints, mesh, state, members, resuming[0], rollbacks, locks)
+
+
+def open_member(
+    prepared: Prepared,
+    config: ConfigDict,
+    workdir: Path,
+    state: gans.GanState,
+    checkpoints: Checkpoints | None,
+    notes: list[str],
+) -> Member:
+    """A run's log, order and keys; its best state so far is found.
+
+    Args:
+      prepared: what all have.
+      config, workdir, state: the run's own.
+      checkpoints: in its folder; None: opened here, as the program's are in another.
+      notes: for its log.
+    """
+    dataset, gan, judge = prepared
+    log = runs.Log if hosts.is_first() else runs.Rows
+    key = functools.partial(jax.random.fold_in, state.key)
+    order_key, picture_key, eval_key = key(ORDER_KEY), key(PICTURE_KEY), key(scores.EVAL_KEY)
+    labels = dataset.labels if config.balanced else None
+    step = int(state.step)
+    if checkpoints is None:
+        checkpoints = Checkpoints(workdir)
+        checkpoints.set_aside(step)
+    member = Member(
+        config,
+        workdir,
+        checkpoints,
+        log(workdir, last_step(workdir, config, step), notes),
+        order_key,
+        data.make_indices(order_key, len(dataset.images), gans.batch_shape(gan), labels),
+        gans.draw_latents(gan, picture_key, NUM_SAMPLES),
+        picture_key,
+        eval_key,
+        config.best_metric or scores.best_metric(scores.metric_names(judge)),
+    )
+    find_best(member)
+    return member
 
 
 def steps_per_call(gan: gans.Gan, state: gans.GanState) -> int:
