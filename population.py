@@ -152,8 +152,7 @@ def member_memory(gan: gans.Gan, config: ConfigDict) -> int:
         lambda x: jax.ShapeDtypeStruct((x.shape[0], 2, *x.shape[1:]), x.dtype),
         gans.abstract_batch(gan),
     )
-    lowered = jax.jit(step).lower(jax.eval_shape(two), batches)
-    needed: Any = lowered.compile().memory_analysis()
+    needed: Any = jax.jit(step).lower(jax.eval_shape(two), batches).compile().memory_analysis()
     sizes = needed.argument_size_in_bytes, needed.output_size_in_bytes, needed.temp_size_in_bytes
     return sum(sizes) // 2
 
