@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -174,8 +173,8 @@ def begin(
         checkpoints.save(0, state)  # a resume does not name the donor again
     shared = checkpoints if workdirs[0] == folder else None
     members = [
-        open_member(prepared, config, workdir, population.member(state, i), shared, notes)
-        for i, (config, workdir) in enumerate(zip(configs, workdirs))
+        open_member(prepared, *run, population.member(state, i).key, int(state.step), shared, notes)
+        for i, run in enumerate(zip(configs, workdirs))
     ]
     return Training(prepared, checkpoints, mesh, state, members, resuming[0], rollbacks, locks)
 
@@ -184,7 +183,8 @@ def open_member(
     prepared: Prepared,
     config: ConfigDict,
     workdir: Path,
-    state: gans.GanState,
+    key: jax.Array,
+    step: int,
     checkpoints: Checkpoints | None,
     notes: list[str],
 ) -> Member:
@@ -192,16 +192,17 @@ def open_member(
 
     Args:
       prepared: what all have.
-      config, workdir, state: the run's own.
+      config, workdir, key: the run's own; the key is its state's.
+      step: from which all go on, also one that is frozen at an earlier one.
       checkpoints: in its folder; None: opened here, as the program's are in another.
       notes: for its log.
     """
     dataset, gan, judge = prepared
     log = runs.Log if hosts.is_first() else runs.Rows
-    key = functools.partial(jax.random.fold_in, state.key)
-    order_key, picture_key, eval_key = key(ORDER_KEY), key(PICTURE_KEY), key(scores.EVAL_KEY)
+    order_key, picture_key, eval_key = (
+        jax.random.fold_in(key, number) for number in (ORDER_KEY, PICTURE_KEY, scores.EVAL_KEY)
+    )
     labels = dataset.labels if config.balanced else None
-    step = int(state.step)
     if checkpoints is None:
         checkpoints = Checkpoints(workdir)
         checkpoints.set_aside(step)
