@@ -394,7 +394,9 @@ def test_a_block_that_is_computed_anew_keeps_less(player, name):
         found.append((kept, (variables, values)))
     (usual, expected), (less, ours) = found
     assert jax.tree.structure(ours) == jax.tree.structure(expected)
+    # Sums of numbers as large are rounded; a bias before a normalisation has nothing else.
+    of_all = max(float(jnp.abs(y).max()) for y in jax.tree.leaves(expected))
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        largest = max(1.0, float(jnp.abs(y).max()))  # sums of numbers as large are rounded
+        largest = max(1.0, float(jnp.abs(y).max()), of_all / 100)
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * largest)
     assert less < 0.6 * usual
