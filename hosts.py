@@ -32,9 +32,9 @@ from jax.sharding import Mesh
 import devices
 
 LATE = 90  # seconds; NFS holds on to what a folder did not have for up to 60
-# In errors of what processes do together: of programs, and of checkpoints.
-PEERS = {jax.errors.JaxRuntimeError: "Gloo|NCCL|peer|UNAVAILABLE|ABORTED|DEADLINE"}
-PEERS[OSError] = r"waiting for \w+ barrier"
+# In errors of what processes do together: of programs, and of Orbax while it waits for them all.
+PEERS = "Gloo|NCCL|peer|UNAVAILABLE|ABORTED|DEADLINE"
+BARRIER = r"waiting for \w+ barrier"
 SERVICE = b"coordination_service"
 FATAL = b"the JAX distributed service detected fatal errors"
 
@@ -88,8 +88,7 @@ def joined(
     except (Shared, SystemExit):
         raise
     except BaseException as error:  # the others would be waited for, and hear of it by the silence
-        kinds = [kind for kind in PEERS if isinstance(error, kind)]
-        if any(re.search(PEERS[kind], str(error)) for kind in kinds):
+        if _is_of_peers(error):
             _end(f"{words[0]} ({str(error).partition(chr(10))[0]})", 1)
         mistake = isinstance(error, app.UsageError)
         if not mistake and not isinstance(error, OSError):
@@ -189,6 +188,13 @@ class Vote:
         )
         before, self._before = self._before, self._any(votes)
         return before is not None and bool(before)
+
+
+def _is_of_peers(error: BaseException) -> bool:
+    """Whether it, or what it arose from, says that another process is gone."""
+    pattern = PEERS if isinstance(error, jax.errors.JaxRuntimeError) else BARRIER
+    arose_from = error.__cause__ or error.__context__
+    return bool(re.search(pattern, str(error)) or (arose_from and _is_of_peers(arose_from)))
 
 
 def _end(words: str, code: int) -> NoReturn:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import pytest
 import yaml
 from conftest import ROOT
 from PIL import Image
+from test_reliability import PAUSING
+from test_train import wait_for
 
 import runs
 
@@ -38,12 +41,16 @@ def free_port() -> int:
 
 
 def start(
-    workdir: Path, words: list[str], num_devices: int, variables: dict[str, str] | None = None
+    workdir: Path,
+    words: list[str],
+    num_devices: int,
+    variables: dict[str, str] | None = None,
+    script: Sequence[str] = TRAIN,
 ) -> subprocess.Popen:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
     environment |= variables or {}
     return subprocess.Popen(
-        [sys.executable, *TRAIN, f"--workdir={workdir}", *words],
+        [sys.executable, *script, f"--workdir={workdir}", *words],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -122,6 +129,26 @@ def test_one_is_killed_and_both_go_on(tmp_path, alone):
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
         f"step_{step:08d}.png" for step in (0, 40, 60, 80)
     ]
+
+
+def test_one_is_killed_while_the_other_waits_for_its_part_of_a_checkpoint(tmp_path):
+    """Whose error is Orbax's, and may be of the network or of the file system."""
+    mark = tmp_path / "mark"
+    pausing = ["-c", PAUSING, "train.py", "save", str(mark), *TRAIN[1:]]
+    together = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", "--host_timeout=15"]
+    together.append("--config.num_steps=1000000")
+    first = start(tmp_path / "run", [*together, "--process_id=0"], num_devices=2)
+    second = start(tmp_path / "run", [*together, "--process_id=1"], 2, script=pausing)
+    with ExitStack() as stack:
+        for process in (first, second):
+            stack.callback(process.kill)
+        wait_for(mark.exists, first)
+        time.sleep(1)  # the first gets there, too
+        second.kill()
+        (code, err), _ = ends([first, second])
+    assert code == 1, err
+    [line] = err.splitlines()
+    assert "another process has ended, or has been silent for 15 seconds" in line
 
 
 def test_a_signal_at_one_stops_all(tmp_path):

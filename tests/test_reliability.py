@@ -41,6 +41,8 @@ def pausing(function, number=1):
 
 if phase == "checkpoint":
     checkpoints.Checkpoints._write_hashes = pausing(checkpoints.Checkpoints._write_hashes)
+elif phase == "save":
+    checkpoints.Checkpoints.save = pausing(checkpoints.Checkpoints.save, 2)
 elif phase == "evaluation":
     scores.evaluate = pausing(scores.evaluate)
 elif phase == "picture":
