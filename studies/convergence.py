@@ -1,6 +1,7 @@
 """Does the game converge? The Dirac-GAN in closed form, then the same Jacobian in a real training.
 
     python studies/convergence.py [--out=docs/studies] [--seeds=3] [--num_steps=10000]
+        [--loss=hinge]
 
 The Dirac-GAN (Mescheder et al. 2018, section 2) is the smallest GAN: all real examples are 0, all
 fake ones theta, and D(x) = psi x. Its equilibrium is (0, 0). Near it everything is said by the
@@ -18,6 +19,7 @@ import cmath
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,10 +48,14 @@ from losses import LOSSES  # noqa: E402
 
 OUT = flags.DEFINE_string("out", "docs/studies", "The folder of figures and tables.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Of the real training.", lower_bound=1)
+CHOSEN = flags.DEFINE_multi_enum(
+    "loss", list(LOSSES), list(LOSSES), "Of the Dirac-GAN, several times; default: all."
+)
 NUM_STEPS = flags.DEFINE_integer("num_steps", 10_000, "Of the real training.", lower_bound=1)
 
 RATE, WEIGHT = 0.1, 1.0  # of Dirac's players; of a penalty
 STARTS = ((1.0, 1.0), (-1.0, 0.5), (0.5, -1.0), (0.2, 0.2), (-0.8, -0.8))
+DIRAC_STEPS = 1_000  # of each path
 PENALTIES: tuple[tuple[str, ...], ...] = (
     (), ("r1",), ("r2",), ("r1", "r2"), ("zero_centred_gp",), ("gp",), ("dragan",), ("lecam",)
 )  # fmt: skip
@@ -212,28 +218,28 @@ def step_eigenvalues(loss: str, gamma: float, rule: str, rate: float) -> list[co
     return [half_trace + root, half_trace - root]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def path(
-    gan: gans.Gan, state: gans.GanState, batch: gans.Batch, start: jax.Array, num: int
-) -> jax.Array:
-    """Positions [num + 1, 2] of so many updates."""
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def paths(gan: gans.Gan, state: gans.GanState, batch: gans.Batch, num: int) -> jax.Array:
+    """Positions [num + 1, 2] of so many updates, from each of STARTS."""
 
     def step(state: gans.GanState, _: Any) -> tuple[gans.GanState, jax.Array]:
         state, _ = gans.update(gan, state, batch)
         return state, position_of(state)
 
-    _, positions = jax.lax.scan(step, place(state, start), length=num)
-    return jnp.concatenate([start[None], positions])
+    def path(start: jax.Array) -> jax.Array:
+        _, positions = jax.lax.scan(step, place(state, start), length=num)
+        return jnp.concatenate([start[None], positions])
+
+    return jax.vmap(path)(jnp.array(STARTS))
 
 
-def dirac_rows(num: int = 1_000) -> list[dict[str, Any]]:
+def dirac_rows(losses: Sequence[str], num: int = DIRAC_STEPS) -> list[dict[str, Any]]:
     """A row a loss, penalty and rule: eigenvalues beside closed forms, and where paths end.
 
     Rules other than alternating are of the games in RULED alone.
     """
     rows = []
-    starts = jnp.array(STARTS)
-    for loss in LOSSES:
+    for loss in losses:
         for penalties in PENALTIES:
             gamma = sum(DAMPINGS.get(name, np.nan) for name in penalties) * WEIGHT
             gan, state = dirac_gan(loss, penalties)
@@ -241,8 +247,8 @@ def dirac_rows(num: int = 1_000) -> list[dict[str, Any]]:
             for rule in RULES if penalties in RULED else ("alternating",):
                 gan, state = dirac_gan(loss, penalties, rule)
                 batch = dirac_batch(gan)
-                paths = jax.vmap(lambda x: path(gan, state, batch, x, num))(starts)  # noqa: B023
-                distances = np.linalg.norm(np.asarray(paths[:, -1]), axis=-1)
+                ends = np.asarray(paths(gan, state, batch, num)[:, -1])
+                distances = np.linalg.norm(ends, axis=-1)
                 row = {
                     "loss": loss,
                     "penalty": "+".join(penalties) or "none",
@@ -267,14 +273,14 @@ def dirac_rows(num: int = 1_000) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_fields(file: Path) -> None:
+def draw_fields(file: Path, losses: Sequence[str]) -> None:
     """Field and one path for every loss, a row, and penalty, a column."""
-    figure = Figure((13, 12), layout="tight")
-    axes = figure.subplots(len(LOSSES), len(PENALTIES), sharex=True, sharey=True)
+    figure = Figure((13, 12 * len(losses) / len(LOSSES)), layout="tight")
+    axes = figure.subplots(len(losses), len(PENALTIES), sharex=True, sharey=True, squeeze=False)
     line = np.linspace(-1.5, 1.5, 21)
     theta, psi = np.meshgrid(line, line)
     grid = jnp.stack([theta.ravel(), psi.ravel()], axis=1)
-    for loss, row in zip(LOSSES, axes):
+    for loss, row in zip(losses, axes):
         for penalties, axis in zip(PENALTIES, row):
             gan, state = dirac_gan(loss, penalties, "alternating")
             batch = dirac_batch(gan)
@@ -283,7 +289,7 @@ def draw_fields(file: Path) -> None:
             axis.streamplot(
                 line, line, u, v, color="#bbbbbb", linewidth=0.5, density=0.6, arrowsize=0.5
             )
-            positions = np.asarray(path(gan, state, batch, jnp.array(STARTS[0]), 500))
+            positions = np.asarray(paths(gan, state, batch, DIRAC_STEPS)[0, :501])
             axis.plot(*positions.T, color=charts.COLOURS[0], linewidth=1)
             axis.plot(*positions[-1], "o", color=charts.COLOURS[1], markersize=4)
             axis.plot(0, 0, "+", color="black", markersize=6)
@@ -296,7 +302,7 @@ def draw_fields(file: Path) -> None:
     figure.savefig(file, dpi=100)
 
 
-def draw_rules(file: Path, num: int = 1_000) -> None:
+def draw_rules(file: Path, num: int = DIRAC_STEPS) -> None:
     """The distance to the equilibrium by rule, without and with R1."""
     figure = Figure((10, 3.6), layout="tight")
     axes = figure.subplots(1, 2, sharey=True)
@@ -304,7 +310,7 @@ def draw_rules(file: Path, num: int = 1_000) -> None:
         for rule, colour in zip(RULES, charts.COLOURS):
             gan, state = dirac_gan("wasserstein", penalties, rule)
             batch = dirac_batch(gan)
-            positions = path(gan, state, batch, jnp.array(STARTS[0]), num)
+            positions = paths(gan, state, batch, num)[0]
             distances = np.linalg.norm(np.asarray(positions), axis=1)
             axis.semilogy(distances, label=rule, color=colour)
         axis.set(title=f"wasserstein, {'R1' if penalties else 'no penalty'}", xlabel="step")
@@ -434,9 +440,9 @@ def main(argv: list[str]) -> None:
     if not out.is_dir():
         raise app.UsageError(f"--out={out}: there is no such folder")
     print("The Dirac-GAN, by loss and penalty", flush=True)
-    rows = dirac_rows()
+    rows = dirac_rows(CHOSEN.value)
     tables.write_csv(out / "convergence.csv", rows)
-    draw_fields(out / "convergence.png")
+    draw_fields(out / "convergence.png", CHOSEN.value)
     draw_rules(out / "convergence_rules.png")
     found = [
         row
