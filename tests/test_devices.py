@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -268,6 +269,18 @@ def test_describe_says_what_a_device_holds(command):
 @pytest.mark.parametrize("recipe", ["goodfellow", "dcgan"])
 def test_micro_batches_are_split_too(make_config, recipe):
     check_step(8, make_config, recipe, batch_size=32, accumulate=2)
+
+
+def test_on_the_cpu_beside_another_device(monkeypatch):
+    first, second = jax.local_devices()[:2]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.default_device(second):
+        with devices.on_cpu():
+            assert jnp.zeros(()).devices() == {first}
+        assert jnp.zeros(()).devices() == {second}
+        monkeypatch.setattr(jax, "local_devices", MagicMock(side_effect=RuntimeError("no CPU")))
+        with devices.on_cpu():  # JAX_PLATFORMS=cuda
+            assert jnp.zeros(()).devices() == {second}
 
 
 def test_what_links_allow_is_calculated(monkeypatch):
