@@ -218,22 +218,22 @@ def step_eigenvalues(loss: str, gamma: float, rule: str, rate: float) -> list[co
     return [half_trace + root, half_trace - root]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def paths(gan: gans.Gan, state: gans.GanState, batch: gans.Batch, num: int) -> jax.Array:
-    """Positions [num + 1, 2] of so many updates, from each of STARTS."""
+@functools.partial(jax.jit, static_argnums=0)
+def paths(gan: gans.Gan, state: gans.GanState, batch: gans.Batch) -> jax.Array:
+    """Positions [len(STARTS), DIRAC_STEPS + 1, 2] from each of STARTS on."""
 
     def step(state: gans.GanState, _: Any) -> tuple[gans.GanState, jax.Array]:
         state, _ = gans.update(gan, state, batch)
         return state, position_of(state)
 
     def path(start: jax.Array) -> jax.Array:
-        _, positions = jax.lax.scan(step, place(state, start), length=num)
+        _, positions = jax.lax.scan(step, place(state, start), length=DIRAC_STEPS)
         return jnp.concatenate([start[None], positions])
 
     return jax.vmap(path)(jnp.array(STARTS))
 
 
-def dirac_rows(losses: Sequence[str], num: int = DIRAC_STEPS) -> list[dict[str, Any]]:
+def dirac_rows(losses: Sequence[str]) -> list[dict[str, Any]]:
     """A row a loss, penalty and rule: eigenvalues beside closed forms, and where paths end.
 
     Rules other than alternating are of the games in RULED alone.
@@ -247,7 +247,7 @@ def dirac_rows(losses: Sequence[str], num: int = DIRAC_STEPS) -> list[dict[str, 
             for rule in RULES if penalties in RULED else ("alternating",):
                 gan, state = dirac_gan(loss, penalties, rule)
                 batch = dirac_batch(gan)
-                ends = np.asarray(paths(gan, state, batch, num)[:, -1])
+                ends = np.asarray(paths(gan, state, batch)[:, -1])
                 distances = np.linalg.norm(ends, axis=-1)
                 row = {
                     "loss": loss,
@@ -289,7 +289,7 @@ def draw_fields(file: Path, losses: Sequence[str]) -> None:
             axis.streamplot(
                 line, line, u, v, color="#bbbbbb", linewidth=0.5, density=0.6, arrowsize=0.5
             )
-            positions = np.asarray(paths(gan, state, batch, DIRAC_STEPS)[0, :501])
+            positions = np.asarray(paths(gan, state, batch)[0, :501])
             axis.plot(*positions.T, color=charts.COLOURS[0], linewidth=1)
             axis.plot(*positions[-1], "o", color=charts.COLOURS[1], markersize=4)
             axis.plot(0, 0, "+", color="black", markersize=6)
@@ -302,7 +302,7 @@ def draw_fields(file: Path, losses: Sequence[str]) -> None:
     figure.savefig(file, dpi=100)
 
 
-def draw_rules(file: Path, num: int = DIRAC_STEPS) -> None:
+def draw_rules(file: Path) -> None:
     """The distance to the equilibrium by rule, without and with R1."""
     figure = Figure((10, 3.6), layout="tight")
     axes = figure.subplots(1, 2, sharey=True)
@@ -310,7 +310,7 @@ def draw_rules(file: Path, num: int = DIRAC_STEPS) -> None:
         for rule, colour in zip(RULES, charts.COLOURS):
             gan, state = dirac_gan("wasserstein", penalties, rule)
             batch = dirac_batch(gan)
-            positions = paths(gan, state, batch, num)[0]
+            positions = paths(gan, state, batch)[0]
             distances = np.linalg.norm(np.asarray(positions), axis=1)
             axis.semilogy(distances, label=rule, color=colour)
         axis.set(title=f"wasserstein, {'R1' if penalties else 'no penalty'}", xlabel="step")

@@ -55,13 +55,15 @@ def start(
     )  # fmt: skip
 
 
-def start_two(workdir, *words, ids=(0, 1), own=((), ()), timeout=TIMEOUT):
+def start_two(
+    workdir, *words, ids=(0, 1), own=((), ()), timeout=TIMEOUT, scripts=(TRAIN, TRAIN, TRAIN)
+):
     """Two processes of two devices each."""
     together = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", *words]
     together.append(f"--host_timeout={timeout}")
     return [
-        start(workdir, [*together, f"--process_id={i}", *mine], num_devices=2)
-        for i, mine in zip(ids, own)
+        start(workdir, [*together, f"--process_id={i}", *mine], num_devices=2, script=script)
+        for i, mine, script in zip(ids, own, scripts)
     ]
 
 
@@ -135,10 +137,9 @@ def test_one_is_killed_while_the_other_waits_for_its_part_of_a_checkpoint(tmp_pa
     """Whose error is Orbax's, and may be of the network or of the file system."""
     mark = tmp_path / "mark"
     pausing = ["-c", PAUSING, "train.py", "save", str(mark), *TRAIN[1:]]
-    together = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", "--host_timeout=15"]
-    together.append("--config.num_steps=1000000")
-    first = start(tmp_path / "run", [*together, "--process_id=0"], num_devices=2)
-    second = start(tmp_path / "run", [*together, "--process_id=1"], 2, script=pausing)
+    first, second = start_two(
+        tmp_path / "run", "--config.num_steps=1000000", timeout=15, scripts=(TRAIN, pausing)
+    )
     with ExitStack() as stack:
         for process in (first, second):
             stack.callback(process.kill)
