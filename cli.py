@@ -83,6 +83,7 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")
+            runtime.use_eigen()
             runtime.keep_memory()
             runtime.keep_programs()
             main(argv)

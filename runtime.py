@@ -16,6 +16,7 @@ PROGRAMS_KEPT = 2**30  # bytes; the least recently used go first
 MEMORY_KEPT = 2**31 - 2**24  # bytes; glibc counts in a C int
 # Of mallopt, in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def keep_memory() -> None:
@@ -45,14 +46,28 @@ def keep_memory() -> None:
         libc.free(ctypes.c_void_p(start))
 
 
+def use_eigen() -> None:
+    """Has XLA convolve and multiply matrices by Eigen on a CPU, not by YNNPACK; before any is run.
+
+    What each takes is in docs/benchmarks.md. XLA ends a process for a flag that it does not know,
+    so a JAX newer than those measured keeps its own choice, as does a user who has set the flag.
+    """
+    if jax.__version_info__ < (0, 13) and YNNPACK not in os.environ.get("XLA_FLAGS", ""):
+        kinds = ("INDIVIDUAL_CONVOLUTION", "INDIVIDUAL_DOT")
+        _add_flag(f"{YNNPACK}=" + ",".join(f"-LIBRARY_FUSION_TYPE_{kind}" for kind in kinds))
+
+
 def be_deterministic() -> None:
     """Has XLA take operations on a GPU alone that give the same bits each time; before any is run.
 
     Among them are slower ones, and which of a convolution's algorithms is the fastest is not tried
     out: that depends on the moment. On a CPU the bits are the same without.
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
+    _add_flag("--xla_gpu_deterministic_ops=true")
+
+
+def _add_flag(flag: str) -> None:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def keep_programs() -> None:

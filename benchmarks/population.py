@@ -38,6 +38,7 @@ SECONDS = flags.DEFINE_float("seconds", 2.0, "Of a block, about.")
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # TFDS tells where it reads
+    runtime.use_eigen()
     runtime.keep_memory()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
     print("| workload | members | images/s together | one after the other | ratio | compile, s |")

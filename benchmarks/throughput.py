@@ -193,7 +193,8 @@ def serve(connection: Connection, side: str, workload: str, batch_size: int | No
     try:
         config = make_config(workload, batch_size)
         if side == "twoplayer":
-            runtime.keep_memory()  # as train.py does
+            runtime.use_eigen()  # both as train.py does
+            runtime.keep_memory()
         run = twoplayer_steps(config) if side == "twoplayer" else pytorch_steps(config, side)
         for num in iter(connection.recv, 0):
             seconds = timed(functools.partial(run, num))

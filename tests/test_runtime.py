@@ -1,4 +1,4 @@
-"""What the process keeps: tests/test_train.py has compiled programs, here is memory."""
+"""The process: what it keeps (compiled programs are in tests/test_train.py), how XLA multiplies."""
 
 from __future__ import annotations
 
@@ -28,6 +28,40 @@ for _ in range(20):
     step(numbers).block_until_ready()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+MULTIPLIED = """
+import jax
+import jax.numpy as jnp
+import runtime
+import train  # what an entry point imports runs nothing before
+
+def compiled(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+runtime.use_eigen()
+images, kernel = jnp.ones((32, 14, 14, 64)), jnp.ones((4, 4, 64, 128))
+convolve = lambda *x: jax.lax.conv_general_dilated(
+    *x, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+)
+matrix = jnp.ones((512, 512))
+both = compiled(convolve, images, kernel) + compiled(jnp.matmul, matrix, matrix)
+print("by YNNPACK" if "ynn" in both else "by Eigen")
+"""
+
+
+@pytest.mark.parametrize(
+    "flag", ["", "--xla_cpu_experimental_ynn_fusion_type=+LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"]
+)
+def test_products_are_eigens_where_the_user_says_nothing(flag):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flag}
+    outcome = subprocess.run(
+        [sys.executable, "-c", MULTIPLIED],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert outcome.stdout.strip() == ("by YNNPACK" if flag else "by Eigen")
 
 
 @pytest.mark.skipif(
