@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-CACHE = 1e6  # bytes of a CPU core's cache, for the outputs of a kernel gradient
+CACHE = 4e6  # bytes of a CPU, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
 FEW = 4  # channels, of which a GPU's convolutions make little
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -160,7 +160,7 @@ def _product_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: 
 
 
 def _parts(outputs: jax.Array) -> int:
-    """Into how many a batch is split, so that a part's outputs stay in the cache of a CPU's core.
+    """Into how many a batch is split, so that a part's outputs stay in a CPU's cache.
 
     XLA sums a kernel's gradient over the images innermost, and fetches them at every pixel. A batch
     that lies over several devices stays whole: its parts would move from one to the other.
