@@ -211,14 +211,27 @@ def test_not_all_come(tmp_path):
 
 
 def test_one_comes_twice(tmp_path):
-    """Each ends, the one that was there among them: with its number, another has its turns."""
+    """Each ends; or one of the two does, where they came at once, and the others train."""
     workdir = tmp_path / "run"
     numbers = {"ids": (0, 1, 1), "own": ((), (), ()), "timeout": 15}
-    outcomes = ends(start_two(workdir, "--config.num_steps=1000000", **numbers))
-    for code, err in outcomes:
-        assert code == 1, err
-        assert len(err.splitlines()) == 1, err
-        assert "not all 2 processes have come" in err or "another process has ended" in err
+    processes = start_two(workdir, "--config.num_steps=1000000", **numbers)
+    with ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.kill)
+        end = time.monotonic() + 60
+        while time.monotonic() < end and any(process.poll() is None for process in processes):
+            time.sleep(0.2)
+        there = [process for process in processes if process.poll() is None]
+        if there:
+            assert len(there) == 2
+            assert processes[0] in there
+            wait_for_row(workdir, runs.read_metrics(workdir)[-1]["step"] + 10, there)
+        for process in processes:
+            if process not in there:
+                err = process.communicate()[1]
+                assert process.returncode == 1, err
+                assert len(err.splitlines()) == 1, err
+                assert "not all 2 processes have come" in err or "another process has ended" in err
 
 
 @pytest.mark.parametrize(
