@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-CACHE = 4e6  # bytes of a CPU's, for the outputs of a kernel gradient
+CACHE = 4e6  # bytes of a CPU's cache, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
 FEW = 4  # channels, of which a GPU's convolutions make little
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")

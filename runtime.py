@@ -1,4 +1,4 @@
-"""The process that an entry point runs in: what it keeps between steps, and for the next start."""
+"""An entry point's process: what XLA is told, what is kept between steps and for the next start."""
 
 from __future__ import annotations
 

@@ -225,7 +225,8 @@ def test_one_comes_twice(tmp_path):
         if there:
             assert len(there) == 2
             assert processes[0] in there
-            wait_for_row(workdir, runs.read_metrics(workdir)[-1]["step"] + 10, there)
+            steps = [row["step"] for row in runs.read_metrics(workdir)]
+            wait_for_row(workdir, max(steps, default=0) + 10, there)
         for process in processes:
             if process not in there:
                 err = process.communicate()[1]

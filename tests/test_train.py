@@ -382,9 +382,10 @@ def test_deterministic_sets_what_a_gpu_needs(tmp_path, given):
     environment = os.environ | {"XLA_FLAGS": given, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    flags = done.stdout.splitlines()[-1].split()
-    assert flags[: len(given.split())] == given.split()
-    assert flags[-1] == "--xla_gpu_deterministic_ops=true"
+    *first, eigens, last = done.stdout.splitlines()[-1].split()
+    assert first == given.split()
+    assert eigens.startswith("--xla_cpu_experimental_ynn_fusion_type=-")
+    assert last == "--xla_gpu_deterministic_ops=true"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
