@@ -146,7 +146,8 @@ def make_indices(
 ) -> Callable[[int | Sequence[int]], np.ndarray]:
     """The function `indices(step)`: which examples a step takes, an int32 array of `shape`.
 
-    Of several steps they are stacked. They are drawn on the CPU: a GPU has calls to finish.
+    Of several steps, near each other, they are stacked. They are drawn on the CPU: a GPU has calls
+    to finish.
 
     Examples come in one permutation an epoch; a step may straddle two. With `labels`, an epoch has
     as many draws but equally many of each class, the small ones repeated.
@@ -163,8 +164,7 @@ def make_indices(
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         with devices.on_cpu():
-            epoch_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key_data)), epoch)
-            bits = np.asarray(jax.random.bits(epoch_key, (2, num_examples)))
+            bits = np.asarray(_epoch_bits(key_data, epoch, num_examples, labels is not None))
         if labels is None:
             return np.argsort(bits[0], kind="stable")
         shuffled = np.lexsort((bits[0], labels))  # by class, shuffled inside each
@@ -179,15 +179,22 @@ def make_indices(
 
     def indices(step: int | Sequence[int]) -> np.ndarray:
         steps = np.asarray(step)
-        epochs, places = np.divmod(size * steps[..., None] + np.arange(size), num_examples)
-        first, last = int(epochs.min()), int(epochs.max())
-        taken = np.empty(epochs.shape, np.int32)
-        for epoch in range(first, last + 1):
-            here = epochs == epoch
-            taken[here] = order(epoch)[places[here]]
-        return taken.reshape(*steps.shape, *shape)
+        first, last = int(steps.min()), int(steps.max())
+        start, end = size * first, size * (last + 1)
+        drawn = [
+            order(epoch)[max(start - epoch * num_examples, 0) : end - epoch * num_examples]
+            for epoch in range(start // num_examples, (end - 1) // num_examples + 1)
+        ]
+        return np.concatenate(drawn).astype(np.int32).reshape(-1, *shape)[steps - first]
 
     return indices
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _epoch_bits(key_data: jax.Array, epoch: int, num: int, balanced: bool) -> jax.Array:
+    """Random uint32 [1, num] that shuffle an epoch, or [2, num] of `make_indices` by class."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), epoch)
+    return jax.random.bits(key, (2, num))[: 2 if balanced else 1]
 
 
 def take(examples: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:

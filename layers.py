@@ -45,6 +45,8 @@ def _on_cpu() -> bool:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A convolution, 'SAME' padding: [B, sH, sW, C], [k, k, C, D] to [B, H, W, D]."""
+    if len(kernel) % stride:  # no layer has such
+        return _native(inputs, kernel, stride)
     return _choose(_native, _product, kernel.shape[2] <= FEW, stride)(inputs, kernel)
 
 
@@ -55,11 +57,11 @@ def transposed_conv(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.A
     As a layer of its own it is the transposed ('fractionally strided') convolution.
     """
     if len(kernel) % stride:
-        return _native_transposed(outputs, kernel, stride)  # no layer has such
+        return _native_transposed(outputs, kernel, stride)
     if stride > 1 and _on_cpu():
         return _by_blocks(outputs, kernel, stride)
     few = stride > 1 and kernel.shape[2] <= FEW
-    return _choose(_native_transposed, _product_by_blocks, few, stride)(outputs, kernel)
+    return _choose(_native_transposed, _product_transposed, few, stride)(outputs, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -68,6 +70,8 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
 
     [B, sH, sW, C], [B, H, W, D] to [size, size, C, D].
     """
+    if size % stride:
+        return _native_gradient(inputs, outputs, size, stride)
     few = inputs.shape[3] <= FEW
     return _choose(_native_gradient, _product_gradient, few, size, stride)(inputs, outputs)
 
@@ -113,6 +117,8 @@ def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> ja
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
+    if not _on_cpu():
+        kernel = jax.lax.optimization_barrier(kernel)
     return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
 
 
@@ -128,35 +134,58 @@ def _native_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: i
     return functools.reduce(jnp.add, (native(*pair) for pair in pairs))
 
 
-def _patches(inputs: jax.Array, size: int, stride: int, before: int, after: int) -> jax.Array:
-    """What each output of a convolution sees: [B, sH, sW, C] to [B, H, W, size * size * C]."""
+def _patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
+    """What each output of a convolution sees: [B, sH, sW, C] to [B, H, W, size * size * C].
+
+    The pixels of a patch are in the order of `_kernel_by_blocks`.
+    """
+    before = (size - stride) // 2
+    after = size - stride - before
     padded = jnp.pad(inputs, [(0, 0), (before, after), (before, after), (0, 0)])
-    height, width = (n - size + 1 for n in padded.shape[1:3])
+    batch, height, width, channels = padded.shape
+    height, width, taps = height // stride, width // stride, size // stride
+    blocks = padded.reshape(batch, height, stride, width, stride, channels).swapaxes(2, 3)
+    blocks = blocks.reshape(batch, height, width, -1)
     seen = [
-        padded[:, i : i + height : stride, j : j + width : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
-    return jnp.concatenate(seen, axis=-1)
+        blocks[:, i : i + height - taps + 1, j : j + width - taps + 1]
+        for i in range(taps)
+        for j in range(taps)
+    ]  # blocks instead of pixels: XLA joins up to four arrays without a choice at each number
+    return jax.lax.optimization_barrier(jnp.concatenate(seen, axis=-1))
 
 
-def _same(inputs: jax.Array, size: int, stride: int) -> jax.Array:
-    """`_patches` of 'SAME' padding."""
-    padding = max(size - stride, 0)
-    return _patches(inputs, size, stride, padding // 2, padding - padding // 2)
+def _kernel_by_blocks(kernel: jax.Array, stride: int) -> jax.Array:
+    """[k, k, C, D] to [taps, taps, stride, stride, C, D] with k = taps * stride."""
+    taps = len(kernel) // stride
+    return kernel.reshape(taps, stride, taps, stride, *kernel.shape[2:]).swapaxes(1, 2)
 
 
 def _product(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return _same(inputs, len(kernel), stride) @ kernel.reshape(-1, kernel.shape[3])
-
-
-def _product_by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return _by_blocks(outputs, kernel, stride, product=True)
+    blocks = _kernel_by_blocks(kernel, stride)
+    return _patches(inputs, len(kernel), stride) @ blocks.reshape(-1, kernel.shape[3])
 
 
 def _product_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: int) -> jax.Array:
-    gradient = jnp.tensordot(_same(inputs, size, stride), outputs, ((0, 1, 2), (0, 1, 2)))
-    return gradient.reshape(size, size, inputs.shape[3], outputs.shape[3])
+    patches, taps = _patches(inputs, size, stride), size // stride
+    blocks = jnp.tensordot(patches, outputs, ((0, 1, 2), (0, 1, 2)))
+    blocks = jax.lax.optimization_barrier(blocks)  # XLA would rather transpose the patches
+    blocks = blocks.reshape(taps, taps, stride, stride, inputs.shape[3], outputs.shape[3])
+    return blocks.swapaxes(1, 2).reshape(size, size, inputs.shape[3], outputs.shape[3])
+
+
+def _product_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """What each pixel of the outputs adds to a patch, and the sum of patches."""
+    batch, height, width, features = outputs.shape
+    blocks, taps = _kernel_by_blocks(kernel, stride), len(kernel) // stride
+    patches = outputs @ blocks.reshape(-1, features).T
+    patches = patches.reshape(batch, height, width, taps, taps, -1)
+    shifted = (
+        jnp.pad(patches[:, :, :, i, j], [(0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)])
+        for i in range(taps)
+        for j in range(taps)
+    )
+    found = functools.reduce(jnp.add, shifted)
+    return _from_blocks(found, len(kernel), stride)
 
 
 def _parts(outputs: jax.Array) -> int:
@@ -173,30 +202,28 @@ def _parts(outputs: jax.Array) -> int:
     return parts
 
 
-def _by_blocks(
-    outputs: jax.Array, kernel: jax.Array, stride: int, product: bool = False
-) -> jax.Array:
-    """`transposed_conv` to blocks of pixels, which an ordinary convolution has as its channels.
+def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`transposed_conv` to blocks of pixels, which an ordinary convolution has as its channels."""
+    taps = len(kernel) // stride
+    blocks = jnp.moveaxis(_kernel_by_blocks(kernel, stride), -1, 2)[::-1, ::-1]
+    found = jax.lax.conv_general_dilated(
+        outputs,
+        blocks.reshape(taps, taps, outputs.shape[3], -1),
+        (1, 1),
+        [(taps - 1, taps - 1)] * 2,
+        dimension_numbers=DIMENSIONS,
+    )
+    return _from_blocks(found, len(kernel), stride)
 
-    `product`: the convolution as a matrix product.
-    """
-    batch, height, width, features = outputs.shape
-    channels, taps = kernel.shape[2], len(kernel) // stride
-    blocks = kernel.reshape(taps, stride, taps, stride, channels, features)
-    blocks = blocks.transpose(0, 2, 5, 1, 3, 4).reshape(taps, taps, features, -1)
-    blocks = blocks[::-1, ::-1]
-    if product:
-        patches = _patches(outputs, taps, 1, taps - 1, taps - 1)
-        found = patches @ blocks.reshape(-1, blocks.shape[3])
-    else:
-        found = jax.lax.conv_general_dilated(
-            outputs, blocks, (1, 1), [(taps - 1, taps - 1)] * 2, dimension_numbers=DIMENSIONS
-        )
-    found = found.reshape(batch, height + taps - 1, width + taps - 1, stride, stride, channels)
-    images = found.swapaxes(2, 3).reshape(batch, *(stride * n for n in found.shape[1:3]), channels)
-    before = (len(kernel) - stride) // 2
-    rows, columns = (slice(before, before + stride * n) for n in (height, width))
-    return images[:, rows, columns]
+
+def _from_blocks(blocks: jax.Array, size: int, stride: int) -> jax.Array:
+    """Images of blocks [B, H + taps - 1, W + taps - 1, stride * stride * C], without padding."""
+    batch, height, width, _ = blocks.shape
+    blocks = blocks.reshape(batch, height, width, stride, stride, -1)
+    images = blocks.swapaxes(2, 3).reshape(batch, stride * height, stride * width, -1)
+    before = (size - stride) // 2
+    after = size - stride - before
+    return images[:, before : stride * height - after, before : stride * width - after]
 
 
 def _remember(bilinear: Callable) -> Callable:

@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -576,10 +576,20 @@ def gathering(
     """
     examples = devices.copy_to_each(arrays, mesh)
     take = jax.jit(data.take, out_shardings=devices.along(mesh, axis=1 if together else 3))
-    threads = ThreadPoolExecutor(len(orders))  # shuffling leaves Python's lock to others
+    threads = ThreadPoolExecutor()  # shuffling leaves Python's lock to others
+
+    def draw(steps: list[int]) -> list[Future]:
+        return [threads.submit(indices, steps) for indices in orders]
+
+    following: list[int] = []
+    drawn: list[Future] = []
 
     def gather(steps: Sequence[int]) -> gans.Batch:
-        rows = list(threads.map(lambda indices: indices(steps), orders))
+        nonlocal following, drawn
+        futures = drawn if list(steps) == following else draw(list(steps))
+        rows = [future.result() for future in futures]
+        following = [step + steps[-1] + 1 for step in range(len(steps))]
+        drawn = draw(following)  # an epoch's end is met while the device is at these steps
         return take(examples, np.stack(rows, axis=1) if together else rows[0])
 
     return gather

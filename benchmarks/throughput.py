@@ -283,12 +283,12 @@ def in_turn(
     errors: dict[str, str],
 ) -> None:
     """Blocks of steps of every side, one after the other, `--rounds` times: into `blocks`."""
-    processes = {name: Process(name, workload, batch_size) for name in names}
     period = make_config(workload).lazy_every
     blocks |= {name: [] for name in names}
-    lengths = {}
-    for name, process in processes.items():
-        if process.run(period):  # compiles
+    processes, lengths = {}, {}
+    for name in names:  # one after the other: compiling, both time what is the fastest on a GPU
+        processes[name] = process = Process(name, workload, batch_size)
+        if process.run(period):
             lengths[name] = block_length(process, period)
         words = process.error or f"{lengths[name]} steps a block"
         print(f"{workload}, {name}: {words}", file=sys.stderr, flush=True)
