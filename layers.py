@@ -117,7 +117,7 @@ def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> ja
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
-    if not _on_cpu():
+    if not _on_cpu():  # where XLA lets the kernel's turning into its update, and knows it no more
         kernel = jax.lax.optimization_barrier(kernel)
     return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
 

@@ -77,6 +77,13 @@ def test_examples_are_a_function_of_key_and_step_alone():
     assert (indices(0) != other(0)).any()
 
 
+def test_an_epochs_order_is_its_keys():
+    """By the definition: a run goes on with the same examples after a change of the code."""
+    indices = data.make_indices(KEY, 50, (50,))
+    bits = jax.random.bits(jax.random.fold_in(KEY, 3), (2, 50))
+    np.testing.assert_array_equal(indices(3), np.argsort(bits[0], kind="stable"))
+
+
 def test_indices_outlive_a_donated_key():
     key = jax.random.key(3)
     indices = data.make_indices(key, 50, (20,))

@@ -98,6 +98,21 @@ def test_members_agree_with_the_same_runs_alone(make_config, recipe, changes, st
         assert max(map(float, jax.tree.leaves(first))) < 0.01 * steps * rate
 
 
+def test_what_is_drawn_ahead_is_what_is_asked_for():
+    """Steps that follow, fewer of them, and others, as after a return to a checkpoint."""
+    images = np.arange(40).reshape(40, 1)
+    orders, again = (
+        [data.make_indices(jax.random.key(seed), 40, (2, 1, 3)) for seed in range(2)]
+        for _ in range(2)
+    )
+    read = train.gathering(
+        {"images": images}, orders, population.make_mesh(2, devices.make_mesh(1)), True
+    )
+    for steps in (range(3), [3, 4, 5], [6, 6, 6], [7, 8, 9], [2, 3, 4], [5, 6, 7], [8]):
+        expected = np.stack([indices(steps) for indices in again], axis=1)
+        np.testing.assert_array_equal(read(steps)["images"], images[expected])
+
+
 def test_a_member_that_is_lost_is_frozen(make_config):
     """Its last finite state stays, as long as it may be; the others are as if it were not there."""
     _, gan, states, examples, orders = start(make_config, "goodfellow")
