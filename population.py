@@ -86,12 +86,12 @@ def advance(
     Args:
       steps: of one state and its batches: the state some steps later, and metrics.
       population: of N members.
-      batches: arrays [steps, N, ...], as of `train.train_steps`.
+      batches: arrays [N, steps, ...], as of `train.train_steps`.
     Returns:
       The population, and metrics [N] by name.
     """
     old = population.states
-    new, metrics = jax.vmap(steps, in_axes=(AXES, 1), out_axes=(AXES, 0))(old, batches)
+    new, metrics = jax.vmap(steps, in_axes=(AXES, 0), out_axes=(AXES, 0))(old, batches)
     finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in metrics.values()]), axis=0)
     going = (population.frozen < 0) & finite
 
@@ -149,8 +149,7 @@ def member_memory(gan: gans.Gan, config: ConfigDict) -> int:
         return advance(lambda *member: gans.update(gan, *member), states, batches)
 
     batches = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0], 2, *x.shape[1:]), x.dtype),
-        gans.abstract_batch(gan),
+        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), gans.abstract_batch(gan)
     )
     needed: Any = jax.jit(step).lower(jax.eval_shape(two), batches).compile().memory_analysis()
     sizes = needed.argument_size_in_bytes, needed.output_size_in_bytes, needed.temp_size_in_bytes

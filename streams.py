@@ -94,8 +94,8 @@ def feed(
       sharding: of what `read` returns.
     Yields:
       `read`: steps one after the other, of which the last may come again, to images and labels
-      [steps, ...] as of `Batches`, of all processes. It raises app.UsageError where an image is
-      damaged (it is named), ChildProcessError where a worker has died.
+      [(members), steps, ...] as of `Batches`, of all processes. It raises app.UsageError where an
+      image is damaged (it is named), ChildProcessError where a worker has died.
     """
     if workers is None:
         affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
@@ -125,13 +125,14 @@ def feed(
         return latest[1]
 
     def place(rows: np.ndarray) -> jax.Array:
-        rest = rows.shape[1 + len(members) + len(batches.shape) :]
-        shape = len(rows), *members, *batches.shape, *rest
+        steps, *own = rows.shape[len(members) :]
+        shape = *members, steps, *batches.shape, *own[len(batches.shape) :]
         return jax.make_array_from_process_local_data(sharding, rows, shape)
 
     def read(steps: Sequence[int]) -> dict[str, jax.Array]:
         rows = [following(step) for step in steps]
-        return {name: place(np.stack([row[name] for row in rows])) for name in rows[0]}
+        axis = len(members)
+        return {name: place(np.stack([row[name] for row in rows], axis)) for name in rows[0]}
 
     try:
         iterator.get_state()  # makes all workers' iterators, which then start together

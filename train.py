@@ -94,13 +94,13 @@ def train_steps(
 
     None is all of them: a program of its own, as a GPU waits for a number of steps that it is told.
     With one step a call it is no loop, and `lazy` says whether that step carries the penalties.
-    A population's batches are [steps_per_call, members, ...], and its metrics [members].
+    A population's batches are [members, steps_per_call, ...], and its metrics [members].
     `shard` is of the devices in use: see `devices.specs`.
     """
 
-    length = len(jax.tree.leaves(batches)[0])
-
     def steps(state: gans.GanState, batches: Any) -> tuple[gans.GanState, dict]:
+        length = len(jax.tree.leaves(batches)[0])
+
         def read(i: int | jax.Array) -> gans.Batch:
             return devices.split(jax.tree.map(lambda array: array[i], batches), axis=2)
 
@@ -537,7 +537,7 @@ def reading(
     dataset, gan, _ = training.prepared
     members, mesh = training.members, training.mesh
     config, together = members[0].config, isinstance(training.state, Population)
-    sharding = devices.along(mesh, axis=1 if together else 3)
+    sharding = devices.along(mesh, axis=0 if together else 3)
     if dataset.streamed and any_left:
         batches = streams.Batches(
             dataset,
@@ -572,10 +572,10 @@ def gathering(
       arrays: images, and labels, of all examples.
       orders: of `data.make_indices`, a run's or of each of a population.
       mesh: of the devices, which all have all examples.
-      together: batches have an axis of members.
+      together: batches have an axis of members, the first.
     """
     examples = devices.copy_to_each(arrays, mesh)
-    take = jax.jit(data.take, out_shardings=devices.along(mesh, axis=1 if together else 3))
+    take = jax.jit(data.take, out_shardings=devices.along(mesh, axis=0 if together else 3))
     threads = ThreadPoolExecutor()  # shuffling leaves Python's lock to others
 
     def draw(steps: list[int]) -> list[Future]:
@@ -590,7 +590,7 @@ def gathering(
         rows = [future.result() for future in futures]
         following = [step + steps[-1] + 1 for step in range(len(steps))]
         drawn = draw(following)  # an epoch's end is met while the device is at these steps
-        return take(examples, np.stack(rows, axis=1) if together else rows[0])
+        return take(examples, np.stack(rows) if together else rows[0])
 
     return gather
 
