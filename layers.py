@@ -117,7 +117,7 @@ def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> ja
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
-    if not _on_cpu():  # where XLA lets the kernel's turning into its update, and knows it no more
+    if not _on_cpu():  # XLA would reverse the kernel in its update, and see no transposed one here
         kernel = jax.lax.optimization_barrier(kernel)
     return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
 
@@ -134,14 +134,17 @@ def _native_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: i
     return functools.reduce(jnp.add, (native(*pair) for pair in pairs))
 
 
+def _padding(size: int, stride: int) -> tuple[int, int]:
+    """'SAME' padding: pixels before and after those of an axis."""
+    return (size - stride) // 2, (size - stride + 1) // 2
+
+
 def _patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
     """What each output of a convolution sees: [B, sH, sW, C] to [B, H, W, size * size * C].
 
     The pixels of a patch are in the order of `_kernel_by_blocks`.
     """
-    before = (size - stride) // 2
-    after = size - stride - before
-    padded = jnp.pad(inputs, [(0, 0), (before, after), (before, after), (0, 0)])
+    padded = jnp.pad(inputs, [(0, 0), *[_padding(size, stride)] * 2, (0, 0)])
     batch, height, width, channels = padded.shape
     height, width, taps = height // stride, width // stride, size // stride
     blocks = padded.reshape(batch, height, stride, width, stride, channels).swapaxes(2, 3)
@@ -221,8 +224,7 @@ def _from_blocks(blocks: jax.Array, size: int, stride: int) -> jax.Array:
     batch, height, width, _ = blocks.shape
     blocks = blocks.reshape(batch, height, width, stride, stride, -1)
     images = blocks.swapaxes(2, 3).reshape(batch, stride * height, stride * width, -1)
-    before = (size - stride) // 2
-    after = size - stride - before
+    before, after = _padding(size, stride)
     return images[:, before : stride * height - after, before : stride * width - after]
 
 
