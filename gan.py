@@ -27,7 +27,8 @@ from augment import AUGMENTATIONS, adapt, d_augment
 from losses import LOSSES
 from models import DISCRIMINATORS, GENERATORS, MOMENTUM, network_fields
 from optimizers import OPTIMIZERS, clip_gradient, optimizer_fields, scheduled
-from penalties import PENALTIES, Seen, lecam_averages
+from penalties import PENALTIES, Seen, lecam_averages, squared
+from piecewise import NotPiecewiseLinear, logits_and_gradients
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -383,8 +384,7 @@ def loops_gain(state: GanState) -> bool:
 
     XLA runs convolutions inside a loop single-threaded and naively on a CPU.
     """
-    kernels = jax.tree.leaves((state.generator.params, state.discriminator.params))
-    convolves = any(jnp.ndim(kernel) == 4 for kernel in kernels)
+    convolves = _convolves((state.generator.params, state.discriminator.params))
     return not convolves or jax.default_backend() != "cpu"
 
 
@@ -406,9 +406,19 @@ def discriminator_loss(
     real = pack(examples.real, gan.packing)
     fake = pack(fake, gan.packing)
     real_keys, fake_keys, penalty_keys = _packed_keys(gan, examples)
-    look = partial(_look, gan, _probability(gan, numbers, aux), examples.labels, params)
+    probability = _probability(gan, numbers, aux)
+    look = partial(_look, gan, probability, examples.labels, params)
     on_real, after_real = look(variables, real_keys, real)
     on_fake, after_fake = look(after_real, fake_keys, fake)
+    penalties = gan.penalties if lazy else ()
+    squares = partial(_logits_and_squares, gan, probability, examples.labels, params)
+    real_squares = fake_squares = None
+    if "r1" in penalties:
+        logits, real_squares = squares(variables, real_keys, real)
+        on_real = on_real._replace(logits=logits)
+    if "r2" in penalties:
+        logits, fake_squares = squares(after_real, fake_keys, fake)
+        on_fake = on_fake._replace(logits=logits)
     d_losses, _ = LOSSES[gan.loss](on_real.logits, on_fake.logits)
     loss = d_losses.mean()
     real_accuracy, fake_accuracy = jnp.mean(on_real.logits > 0), jnp.mean(on_fake.logits < 0)
@@ -428,12 +438,14 @@ def discriminator_loss(
         fake,
         on_real.logits,
         on_fake.logits,
+        real_squares,
+        fake_squares,
         lambda images: look(variables, real_keys, images)[0].logits,
         lambda images: look(after_real, fake_keys, images)[0].logits,
         penalty_keys,
         aux.get("lecam", {}),
     )
-    for name in gan.penalties if lazy else ():
+    for name in penalties:
         penalty = PENALTIES[name](seen).mean()
         loss += gan.lazy_every * numbers["penalties"][name] * penalty
         metrics[name] = penalty
@@ -623,10 +635,23 @@ def _look(
     packed: jax.Array,
 ) -> tuple[_Look, Params]:
     """What D says in training of (packed) examples [B, ...], and its variables after it."""
-    if gan.d_augmentations:
-        keys = jax.vmap(lambda key: jax.random.split(key, gan.packing))(keys).reshape(-1)
-        images = unpack(packed, gan.packing)
-        packed = pack(d_augment(gan.d_augmentations, keys, images, probability), gan.packing)
+    packed = _augmented(gan, probability, keys, packed)
+    return _judge(gan, labels, params, variables, packed)
+
+
+def _augmented(gan: Gan, probability: jax.Array, keys: jax.Array, packed: jax.Array) -> jax.Array:
+    """(Packed) examples [B, ...] as D's augmentations show them to it."""
+    if not gan.d_augmentations:
+        return packed
+    keys = jax.vmap(lambda key: jax.random.split(key, gan.packing))(keys).reshape(-1)
+    images = unpack(packed, gan.packing)
+    return pack(d_augment(gan.d_augmentations, keys, images, probability), gan.packing)
+
+
+def _judge(
+    gan: Gan, labels: jax.Array | None, params: Params, variables: Params, packed: jax.Array
+) -> tuple[_Look, Params]:
+    """`_look` of what is augmented."""
     logits, moved = gan.discriminator.apply(
         {"params": params, **variables},
         packed,
@@ -639,11 +664,45 @@ def _look(
     return _Look(cast(jax.Array, logits), auxiliary.get("class_logits")), new_variables
 
 
+def _logits_and_squares(
+    gan: Gan,
+    probability: jax.Array,
+    labels: jax.Array | None,
+    params: Params,
+    variables: Params,
+    keys: jax.Array,
+    packed: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Of `_look` the logits [B], and the squared norms of their gradients [B].
+
+    In one backward pass where D has convolutions, and so differentiates in reverse mode alone, and
+    is linear between kinks.
+    """
+
+    def judge(params: Params, examples: jax.Array) -> jax.Array:
+        return _judge(gan, labels, params, variables, examples)[0].logits
+
+    augmented, pull = jax.vjp(partial(_augmented, gan, probability, keys), packed)
+    try:
+        if not _convolves(params):
+            raise NotPiecewiseLinear
+        logits, gradients = logits_and_gradients(judge, params, augmented)
+    except NotPiecewiseLinear:
+        logits, pull_logits = jax.vjp(partial(judge, params), augmented)
+        (gradients,) = pull_logits(jnp.ones_like(logits))
+    return logits, squared(pull(gradients)[0])
+
+
 def _class_loss(look: _Look, examples: Examples) -> jax.Array:
     """The cross entropy of an auxiliary classifier (Odena et al. 2017, equation 3)."""
     return optax.softmax_cross_entropy_with_integer_labels(
         look.class_logits, examples.labels
     ).mean()
+
+
+def _convolves(params: Params) -> bool:
+    """Whether there are convolutions among networks' layers."""
+    return any(jnp.ndim(kernel) == 4 for kernel in jax.tree.leaves(params))
 
 
 def _packed_keys(gan: Gan, examples: Examples) -> jax.Array:

@@ -144,7 +144,8 @@ def _patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
 
     The pixels of a patch are in the order of `_kernel_by_blocks`.
     """
-    padded = jnp.pad(inputs, [(0, 0), *[_padding(size, stride)] * 2, (0, 0)])
+    around = (*_padding(size, stride), 0)
+    padded = jax.lax.pad(inputs, inputs.dtype.type(0), [(0, 0, 0), around, around, (0, 0, 0)])
     batch, height, width, channels = padded.shape
     height, width, taps = height // stride, width // stride, size // stride
     blocks = padded.reshape(batch, height, stride, width, stride, channels).swapaxes(2, 3)
@@ -313,10 +314,10 @@ def _pairs(images: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 def _shift(images: jax.Array, axis: int, by: int) -> jax.Array:
     """Moved by one to the right (1) or left (-1) along an axis, a zero coming in."""
-    widths = [(0, 0)] * images.ndim
-    widths[axis] = (1, 0) if by > 0 else (0, 1)
+    widths = [(0, 0, 0)] * images.ndim
+    widths[axis] = (1, 0, 0) if by > 0 else (0, 1, 0)
     start = 0 if by > 0 else 1
-    padded = jnp.pad(images, widths)
+    padded = jax.lax.pad(images, images.dtype.type(0), widths)
     return jax.lax.slice_in_dim(padded, start, start + images.shape[axis], axis=axis)
 
 

@@ -24,6 +24,8 @@ class Seen(NamedTuple):
     Attributes:
       real, fake: float32 [B, ...]; packed ones are examples of more channels.
       real_logits, fake_logits: [B].
+      real_squares, fake_squares: [B], the squared norms of D's gradients there; `r1` and `r2` alone
+        have them.
       look_at_real, look_at_fake: D as a function of examples [B, ...] to logits [B]: with the
         augmentations, in the same random draws, and the labels of the logits above.
       keys: PRNG keys [B], for what a penalty draws.
@@ -34,6 +36,8 @@ class Seen(NamedTuple):
     fake: jax.Array
     real_logits: jax.Array
     fake_logits: jax.Array
+    real_squares: Any
+    fake_squares: Any
     look_at_real: Callable[[jax.Array], jax.Array]
     look_at_fake: Callable[[jax.Array], jax.Array]
     keys: jax.Array
@@ -45,7 +49,7 @@ def r1(seen: Seen) -> jax.Array:
 
     Source: Mescheder et al. 2018, equation 9.
     """
-    return 0.5 * squared_gradient(seen.look_at_real, seen.real)
+    return 0.5 * seen.real_squares
 
 
 def r2(seen: Seen) -> jax.Array:
@@ -53,7 +57,7 @@ def r2(seen: Seen) -> jax.Array:
 
     Source: Mescheder et al. 2018, equation 10.
     """
-    return 0.5 * squared_gradient(seen.look_at_fake, seen.fake)
+    return 0.5 * seen.fake_squares
 
 
 def gp(seen: Seen) -> jax.Array:
@@ -124,8 +128,12 @@ def squared_gradient(look: Callable[[jax.Array], jax.Array], examples: jax.Array
 
     The logits are summed first, so each may depend on its own example alone.
     """
-    gradient = jax.grad(lambda examples: look(examples).sum())(examples)
-    return jnp.sum(jnp.square(gradient).reshape(len(examples), -1), axis=1)
+    return squared(jax.grad(lambda examples: look(examples).sum())(examples))
+
+
+def squared(gradients: jax.Array) -> jax.Array:
+    """The squared norm of each gradient: [B, ...] to [B]."""
+    return jnp.sum(jnp.square(gradients).reshape(len(gradients), -1), axis=1)
 
 
 def between(seen: Seen) -> jax.Array:

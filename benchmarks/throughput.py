@@ -337,19 +337,19 @@ def compare_batches(name: str) -> dict[str, Any]:
 
 
 def flops(workload: str) -> float:
-    """Of a step, the mean over a lazy period, as XLA counts the operations that we ask for."""
+    """Of a step, the mean over a lazy period, as XLA counts what it has not merged."""
     config = make_config(workload)
     _, gan, _ = starts.prepare(config)
 
     def count(lazy: bool) -> float:
-        # Lowered for the CPU, the only backend that counts, in the convolutions' plain form.
+        # Compiled for a CPU, which counts all operations, in the convolutions' plain form.
         with (
             jax.default_device(jax.devices("cpu")[0]),
             mock.patch("jax.default_backend", return_value="gpu"),
         ):
             state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
             step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy))
-            cost: Any = step.lower(state, gans.abstract_batch(gan)).cost_analysis()
+            cost: Any = step.lower(state, gans.abstract_batch(gan)).compile().cost_analysis()
         return cost["flops"]
 
     every = config.lazy_every

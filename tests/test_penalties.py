@@ -30,7 +30,9 @@ def make_seen(look, fake_look=None, num=5, **changes):
     fake_look = fake_look or look
     keys = jax.random.split(jax.random.key(1), num)
     averages = {"real": jnp.float32(0.5), "fake": jnp.float32(-0.25)}
-    seen = Seen(real, fake, look(real), fake_look(fake), look, fake_look, keys, averages)
+    squares = squared_gradient(look, real), squared_gradient(fake_look, fake)
+    logits = look(real), fake_look(fake)
+    seen = Seen(real, fake, *logits, *squares, look, fake_look, keys, averages)
     return seen._replace(**changes)
 
 
@@ -151,16 +153,7 @@ def test_every_penalty(name):
     assert (values >= 0).all()
     compiled = jax.jit(lambda real: penalty(seen._replace(real=real)))
     np.testing.assert_allclose(values, compiled(seen.real), rtol=1e-4)
-    scaled = jax.grad(
-        lambda scale: penalty(
-            seen._replace(
-                real_logits=scale * seen.real_logits,
-                fake_logits=scale * seen.fake_logits,
-                look_at_real=lambda x: scale * smooth(x),
-                look_at_fake=lambda x: scale * smooth(x),
-            )
-        ).sum()
-    )
+    scaled = jax.grad(lambda scale: penalty(make_seen(lambda x: scale * smooth(x))).sum())
     assert np.isfinite(scaled(2.0))
     assert scaled(2.0) != 0
 
