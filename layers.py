@@ -23,6 +23,7 @@ import jax.numpy as jnp
 CACHE = 4e6  # bytes of a CPU's cache, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
 FEW = 4  # channels, of which a GPU's convolutions make little
+COLUMNS = 32  # of a matrix product, with fewer of which a CPU is slow
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform")
 
@@ -108,18 +109,56 @@ def _for_gpu(alone: Callable, product: Callable, static: tuple[int, ...]) -> Cal
 
 
 def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    if stride == 1 and _on_cpu():
+        return _by_pixels(inputs, kernel, _padding(len(kernel), 1))
+    return _plain(inputs, kernel, stride)
+
+
+def _plain(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
         inputs, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS
     )
 
 
+def _by_pixels(inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+    """A convolution of stride 1, of several neighbouring pixels of a row as one of more channels.
+
+    [B, H, W, C], [h, w, C, D] to [B, H', W', D], with as many zeros around, above and below.
+    A CPU has a product of few columns wait for its patches, of which this one has fewer.
+    """
+    height, width, channels, features = kernel.shape
+    columns = inputs.shape[2] + sum(padding) - width + 1
+    pixels = 1
+    while 2 * pixels * features <= COLUMNS and 4 * pixels <= columns:
+        pixels *= 2
+    if features == 1:  # a matrix times vectors, of which XLA is fast
+        pixels = 1
+    shifted = [
+        jnp.pad(kernel, [(0, 0), (i, pixels - 1 - i), (0, 0), (0, 0)]) for i in range(pixels)
+    ]
+    more = -columns % pixels
+    outputs = jax.lax.conv_general_dilated(
+        inputs,
+        jnp.stack(shifted, axis=3).reshape(height, width + pixels - 1, channels, -1),
+        (1, pixels),
+        [padding, (padding[0], padding[1] + more)],
+        dimension_numbers=DIMENSIONS,
+    )
+    outputs = outputs.reshape(*outputs.shape[:2], columns + more, features)
+    return outputs[:, :, :columns]
+
+
 def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    if stride == 1 and _on_cpu():
+        before, after = _padding(len(kernel), 1)
+        around = (len(kernel) - 1 - before, len(kernel) - 1 - after)
+        return _by_pixels(outputs, kernel[::-1, ::-1].swapaxes(2, 3), around)
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
     if not _on_cpu():  # XLA would reverse the kernel in its update, and see no transposed one here
         kernel = jax.lax.optimization_barrier(kernel)
-    return jax.linear_transpose(lambda x: _native(x, kernel, stride), inputs)(outputs)[0]
+    return jax.linear_transpose(lambda x: _plain(x, kernel, stride), inputs)(outputs)[0]
 
 
 def _native_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: int) -> jax.Array:
@@ -127,7 +166,7 @@ def _native_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: i
     kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
 
     def native(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda k: _native(inputs, k, stride), kernel)(outputs)[0]
+        return jax.linear_transpose(lambda k: _plain(inputs, k, stride), kernel)(outputs)[0]
 
     parts = _parts(outputs) if _on_cpu() else 1
     pairs = zip(jnp.split(inputs, parts), jnp.split(outputs, parts))
@@ -210,13 +249,8 @@ def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """`transposed_conv` to blocks of pixels, which an ordinary convolution has as its channels."""
     taps = len(kernel) // stride
     blocks = jnp.moveaxis(_kernel_by_blocks(kernel, stride), -1, 2)[::-1, ::-1]
-    found = jax.lax.conv_general_dilated(
-        outputs,
-        blocks.reshape(taps, taps, outputs.shape[3], -1),
-        (1, 1),
-        [(taps - 1, taps - 1)] * 2,
-        dimension_numbers=DIMENSIONS,
-    )
+    blocks = blocks.reshape(taps, taps, outputs.shape[3], -1)
+    found = _by_pixels(outputs, blocks, (taps - 1, taps - 1))
     return _from_blocks(found, len(kernel), stride)
 
 

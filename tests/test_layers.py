@@ -173,6 +173,30 @@ def test_the_kernel_gradients_own_gradient(stride, big, kernel, small):
     check_grads(gradient, (big, small), 2, ["rev"], rtol=1e-2)
 
 
+@pytest.mark.parametrize("features", [1, 2, 3, 8, 16, 24])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_several_pixels_at_once(size, features):
+    """Of rows that so many pixels divide, and of others."""
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 5, features)), jnp.float32)
+    for width in (4, 5, 7, 8, 15, 28, 33):
+        inputs = jnp.asarray(rng.normal(size=(2, 6, width, 5)), jnp.float32)
+        np.testing.assert_allclose(
+            conv(inputs, kernel, 1), xla_conv(inputs, kernel, 1), rtol=1e-4, atol=1e-4
+        )
+        outputs = jnp.asarray(rng.normal(size=(2, 6, width, features)), jnp.float32)
+        for stride in {1, 2} if size % 2 == 0 else {1}:
+            np.testing.assert_allclose(
+                transposed_conv(outputs, kernel, stride),
+                xla_transposed_conv(outputs, kernel, stride),
+                rtol=1e-4,
+                atol=1e-4,
+            )
+    pixels = {1: 1, 2: 16, 3: 8, 8: 4, 16: 2, 24: 1}[features]
+    found = jax.make_jaxpr(lambda x, k: conv(x, k, 1))(inputs, kernel)
+    assert f"window_strides=(1, {pixels})" in str(found)
+
+
 def test_vmap_over_kernels():
     kernels = jnp.stack([KERNEL, 2 * KERNEL, -KERNEL])
     stacked = jax.vmap(jax.grad(lambda k: (conv(BIG, k, 2) ** 2).sum()))(kernels)
