@@ -26,11 +26,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from layers import conv, kernel_gradient, transposed_conv
+from layers import conv, transposed_conv
 
 KINKS = ("gt", "ge", "lt", "le")  # what they say changes at a kink alone
-RELUS = ("max", "custom_jvp_call")
-BILINEAR = tuple(bilinear.bwd for bilinear in (conv, transposed_conv, kernel_gradient))
+AFFINE = ("add", "sub", "concatenate", "select_n")
+RELUS = ("max", "custom_jvp_call")  # in JAX a ReLU is either
+MAPS = (conv.bwd, transposed_conv.bwd)  # whose derivatives are such maps
 
 Axis = int | None  # that of the batch; None in what does not depend on the examples
 
@@ -117,7 +118,7 @@ def _mix_one(eqn: Any, inputs: list, weights: jax.Array) -> list:
     values = [x.value if isinstance(x, _Mixed) else x for x in inputs]
     axes = [x.axis if isinstance(x, _Mixed) else None for x in inputs]
     after = _axes_after(eqn, axes, len(weights))
-    if after[0] is None:
+    if all(axis is None for axis in after):
         return _again(eqn, values)
     if eqn.primitive.name == "jit":
         traced = eqn.params["jaxpr"]
@@ -125,7 +126,8 @@ def _mix_one(eqn: Any, inputs: list, weights: jax.Array) -> list:
     mixed = [x.mixed if isinstance(x, _Mixed) else x for x in inputs]
     which = next(i for i, axis in enumerate(axes) if axis is not None)
     if eqn.primitive.name in RELUS:
-        found = [jnp.where(values[which] > 0, mixed[which], 0)]
+        again = functools.partial(_again_in_one, eqn, values, which)
+        found = [jax.jvp(again, (values[which],), (mixed[which],))[1]]
     else:
         for i in _added(eqn, axes):
             mixed[i] = _weighted(mixed[i], weights, values[which].shape, inputs[which].axis)
@@ -139,6 +141,11 @@ def _again(eqn: Any, operands: list) -> list:
     return found if eqn.primitive.multiple_results else [found]
 
 
+def _again_in_one(eqn: Any, operands: list, which: int, operand: jax.Array) -> jax.Array:
+    """The output of an operation, as a function of one of its operands."""
+    return _again(eqn, [*operands[:which], operand, *operands[which + 1 :]])[0]
+
+
 def _weighted(added: Any, weights: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     """What is added to what has that shape, as many times as each example's l says."""
     added = jnp.broadcast_to(added, shape) if jnp.ndim(added) == 0 else added
@@ -146,54 +153,45 @@ def _weighted(added: Any, weights: jax.Array, shape: tuple[int, ...], axis: int)
     return added * weights.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
-def _check(traced: Any, inputs: list[Axis], batch: int, affine: bool = True) -> list[Axis]:
+def _check(traced: Any, inputs: list[Axis], batch: int) -> list[Axis]:
     """The batch's axes in the outputs of what was traced.
 
     Args:
       traced: a jaxpr with its constants.
       inputs: the batch's axes in its inputs.
       batch: how many examples.
-      affine: whether something may be added to what depends on them.
     Raises:
       NotPiecewiseLinear: as it says.
     """
     known = dict(zip(traced.jaxpr.invars, inputs, strict=True))
     for eqn in traced.jaxpr.eqns:
         axes = [None if isinstance(atom, Literal) else known.get(atom) for atom in eqn.invars]
-        after = _axes_after(eqn, axes, batch, affine)
-        if not affine and after[0] is not None and _added(eqn, axes):
-            raise NotPiecewiseLinear(eqn.primitive.name)
-        known.update(zip(eqn.outvars, after, strict=True))
+        known.update(zip(eqn.outvars, _axes_after(eqn, axes, batch), strict=True))
     return [None if isinstance(atom, Literal) else known.get(atom) for atom in traced.jaxpr.outvars]
 
 
-def _axes_after(eqn: Any, axes: list[Axis], batch: int, affine: bool = True) -> list[Axis]:
+def _axes_after(eqn: Any, axes: list[Axis], batch: int) -> list[Axis]:
     """`_check` of one operation."""
     name, params = eqn.primitive.name, eqn.params
-    dependent = [axis for axis in axes if axis is not None]
+    dependent = [i for i, axis in enumerate(axes) if axis is not None]
     if not dependent or name in KINKS:
         return [None] * len(eqn.outvars)
-    found: Axis = dependent[0]
     if name == "jit":
-        return _check(params["jaxpr"], axes, batch, affine)
-    if name == "custom_vjp_call" and getattr(params["bwd"], "f", None) in BILINEAR:
-        return _check(params["call_jaxpr"], axes, batch, affine=False)
-    if name == "custom_vmap_call":
-        return _check(params["call"], axes, batch, affine=False)
-    if name == "custom_jvp_call":
+        return _check(params["jaxpr"], axes, batch)
+    axis = axes[dependent[0]]
+    if name in AFFINE:
+        known = set(axes) <= {axis, None} and params.get("dimension") != axis
+    elif name == "custom_jvp_call":
         known = [eqn.params.get("name") for eqn in params["call_jaxpr"].jaxpr.eqns] == ["relu"]
-    elif name in ("add", "sub", "concatenate"):
-        known = set(dependent) == {found} and params.get("dimension") != found
-    elif name == "select_n":
-        known = axes[0] is None and set(dependent) == {found}
-    elif len(dependent) == 1:
-        found = _linear_axis(eqn, axes.index(found), dependent[0], batch)
-        known = found is not None
+    elif name == "custom_vjp_call":
+        known = getattr(params["bwd"], "f", None) in MAPS and dependent == [0] and axis == 0
     else:
-        known = False
+        alone = len(dependent) == 1 and len(eqn.outvars) > 0
+        axis = _linear_axis(eqn, dependent[0], cast("int", axis), batch) if alone else None
+        known = axis is not None
     if not known:
         raise NotPiecewiseLinear(name)
-    return [found] * len(eqn.outvars)
+    return [axis] * len(eqn.outvars)
 
 
 def _linear_axis(eqn: Any, which: int, axis: int, batch: int) -> Axis:
@@ -208,7 +206,9 @@ def _linear_axis(eqn: Any, which: int, axis: int, batch: int) -> Axis:
     params, shape = eqn.params, eqn.invars[which].aval.shape
     after = eqn.outvars[0].aval.shape
     match eqn.primitive.name:
-        case "neg" | "mul" | "convert_element_type":
+        case "neg" | "mul":
+            return axis
+        case "convert_element_type" if jnp.issubdtype(params["new_dtype"], jnp.floating):
             return axis
         case "div" if which == 0:
             return axis
@@ -247,9 +247,9 @@ def _linear_axis(eqn: Any, which: int, axis: int, batch: int) -> Axis:
 
 def _added(eqn: Any, axes: list[Axis]) -> list[int]:
     """Which operands are added to others that depend on the examples, and do not themselves."""
-    if eqn.primitive.name not in ("add", "sub", "concatenate", "select_n"):
+    if eqn.primitive.name not in AFFINE:
         return []
-    first = 1 if eqn.primitive.name == "select_n" else 0
+    first = 1 if eqn.primitive.name == "select_n" else 0  # after what it chooses by
     return [i for i in range(first, len(axes)) if axes[i] is None]
 
 

@@ -111,6 +111,7 @@ LINEAR = {
     "relu": nn.relu,
     "leaky_relu": nn.leaky_relu,
     "maximum with 0": lambda x: jnp.maximum(x, 0),
+    "compiled, of several outputs": lambda x: jnp.where(*jax.jit(lambda x: (x > 0, 2 * x))(x), x),
     "a choice by the value": lambda x: jnp.where(x > 0.5, 3 * x, 1 - x),
     "channels first": lambda x: jnp.moveaxis(jnp.moveaxis(x, -1, 0) + 1, 1, 0),
     "pixels in one axis with examples": lambda x: (x.reshape(-1, 4) @ W - 1).reshape(x.shape),
@@ -122,11 +123,17 @@ LINEAR = {
 OTHER = {
     "smooth": jnp.tanh,
     "square": jnp.square,
-    "product of both": lambda x: x * x[..., ::-1],
+    "product of both": lambda x: x * (2 * x),
+    "whole numbers": lambda x: x.astype(jnp.int32).astype(jnp.float32),
     "quotient": lambda x: 1 / (2 + x),
+    "printed": lambda x: jax.debug.print("{}", x) or x,
     "normalised": lambda x: x - x.mean(0),
     "neighbours": lambda x: x + jnp.roll(x, 1, axis=0),
-    "grouped": lambda x: x.reshape(2, 3, -1).sum(0, keepdims=True).repeat(6, 0).reshape(6, -1),
+    "groups of examples": lambda x: x.reshape(2, 3, -1).sum(1).repeat(3, 0),
+    "joined with another": lambda x: jnp.concatenate([x, x[::-1]], 0)[3:9],
+    "the first for all": lambda x: jnp.broadcast_to(x[:1], x.shape),
+    "moved": lambda x: jnp.pad(x[1:], [(0, 1), (0, 0), (0, 0), (0, 0)]),
+    "added to its transpose": lambda x: (y := x.reshape(6, -1)[:, :6]) + y.T,
     "examples multiplied with each other": lambda x: jnp.eye(6) @ x.reshape(6, -1),
     "the larger of a number": lambda x: jnp.maximum(x, 0.1),
     "a derivative of its own": straight_through,
@@ -137,6 +144,19 @@ OTHER = {
 @pytest.mark.parametrize("name", LINEAR)
 def test_operations_that_are_linear_between_kinks(name):
     look, params, examples = looks(Small, {"odd": LINEAR[name]})
+    weights = jax.random.normal(jax.random.key(3), (2, 6))
+    found, expected = (
+        jax.grad(functools.partial(penalised, which, look, weights), (0, 1))(params, examples)
+        for which in (logits_and_gradients, plainly)
+    )
+    assert_close(found, expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["relu", "maximum with 0"])
+def test_at_a_kink_the_derivative_is_jaxs(name):
+    look, params, examples = looks(Small, {"odd": LINEAR[name]})
+    params["Conv_0"]["bias"] = jnp.zeros(4)
+    examples = examples.at[:3].set(0)
     weights = jax.random.normal(jax.random.key(3), (2, 6))
     found, expected = (
         jax.grad(functools.partial(penalised, which, look, weights), (0, 1))(params, examples)
