@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +45,7 @@ import population  # noqa: E402
 import runtime  # noqa: E402
 import starts  # noqa: E402
 import train  # noqa: E402
-from benchmarks.workloads import CPU_WORKLOADS, WORKLOADS, make_config  # noqa: E402
+from benchmarks.workloads import CPU_WORKLOADS, WORKLOADS, flops, make_config  # noqa: E402
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 
@@ -324,9 +323,10 @@ def spread(values: Iterator[float]) -> list[float]:
 
 def compare_steps(name: str) -> dict[str, Any]:
     """All sides in turn, with what a step costs and what the device can do."""
+    config = make_config(name)
     return {
         "sides": compare(name, None, sides()),
-        "flops": flops(name),
+        "flops": flops(starts.prepare(config)[1], config),
         "gemm_flops": gemm_rate(make_config(name).precision),
     }
 
@@ -334,26 +334,6 @@ def compare_steps(name: str) -> dict[str, Any]:
 def compare_batches(name: str) -> dict[str, Any]:
     """Batches of 32 to 1,024, Twoplayer and eager PyTorch."""
     return {str(size): compare(name, size, ["twoplayer", "eager"]) for size in BATCHES}
-
-
-def flops(workload: str) -> float:
-    """Of a step, the mean over a lazy period, as XLA counts what it has not merged."""
-    config = make_config(workload)
-    _, gan, _ = starts.prepare(config)
-
-    def count(lazy: bool) -> float:
-        # Compiled for a CPU, which counts all operations, in the convolutions' plain form.
-        with (
-            jax.default_device(jax.devices("cpu")[0]),
-            mock.patch("jax.default_backend", return_value="gpu"),
-        ):
-            state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
-            step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy))
-            cost: Any = step.lower(state, gans.abstract_batch(gan)).compile().cost_analysis()
-        return cost["flops"]
-
-    every = config.lazy_every
-    return (count(True) + (every - 1) * count(False)) / every if every > 1 else count(True)
 
 
 def gemm_rate(precision: str) -> float:

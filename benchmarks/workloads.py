@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from typing import Any
+from unittest import mock
 
+import jax
 from ml_collections import ConfigDict
 
 import cli
+import gan as gans
 
 ADAM = {
     f"optimizer.{player}.{field}": value
@@ -42,6 +45,24 @@ def make_config(workload: str, batch_size: int | None = None) -> ConfigDict:
     config.update_from_flattened_dict(changes)
     config.batch_size = batch_size or config.batch_size
     return config
+
+
+def flops(gan: gans.Gan, config: ConfigDict) -> float:
+    """Operations of a step, the mean over a lazy period, as XLA counts what it has not merged."""
+
+    def count(lazy: bool) -> float:
+        # Compiled for a CPU, which counts all operations, in the convolutions' plain form.
+        with (
+            jax.default_device(jax.devices("cpu")[0]),
+            mock.patch("jax.default_backend", return_value="gpu"),
+        ):
+            state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+            step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy))
+            cost: Any = step.lower(state, gans.abstract_batch(gan)).compile().cost_analysis()
+        return cost["flops"]
+
+    every = config.lazy_every
+    return (count(True) + (every - 1) * count(False)) / every if every > 1 else count(True)
 
 
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
