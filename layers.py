@@ -23,7 +23,7 @@ import jax.numpy as jnp
 CACHE = 4e6  # bytes of a CPU's cache, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
 FEW = 4  # channels, of which a GPU's convolutions make little
-COLUMNS = 32  # of a matrix product, with fewer of which a CPU is slow
+COLUMNS = 32  # of a matrix product that keeps a CPU busy
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform")
 
@@ -123,16 +123,16 @@ def _plain(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _by_pixels(inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
     """A convolution of stride 1, of several neighbouring pixels of a row as one of more channels.
 
-    [B, H, W, C], [h, w, C, D] to [B, H', W', D], with as many zeros around, above and below.
-    A CPU has a product of few columns wait for its patches, of which this one has fewer.
+    A matrix product of few columns waits for its patches; of several pixels together they are
+    fewer. With one column it is a matrix times a vector, which is another matter.
+
+    [B, H, W, C], [h, w, C, D] to [B, H', W', D], so many zeros before and after rows and columns.
     """
     height, width, channels, features = kernel.shape
     columns = inputs.shape[2] + sum(padding) - width + 1
     pixels = 1
-    while 2 * pixels * features <= COLUMNS and 4 * pixels <= columns:
+    while features > 1 and 2 * pixels * features <= COLUMNS and 4 * pixels <= columns:
         pixels *= 2
-    if features == 1:  # a matrix times vectors, of which XLA is fast
-        pixels = 1
     shifted = [
         jnp.pad(kernel, [(0, 0), (i, pixels - 1 - i), (0, 0), (0, 0)]) for i in range(pixels)
     ]

@@ -71,7 +71,8 @@ def logits_and_gradients(
     """
     traced = jax.make_jaxpr(look)(params, examples)
     leaves = jax.tree.leaves(params)
-    _check(traced, [None] * len(leaves) + [0], len(examples))
+    if _check(traced, [None] * len(leaves) + [0], len(examples)) != [0]:
+        raise NotPiecewiseLinear("logits of no example")
     return _both(traced.jaxpr, traced.consts, leaves, examples)
 
 
