@@ -71,6 +71,8 @@ def logits_and_gradients(
     """
     traced = jax.make_jaxpr(look)(params, examples)
     leaves = jax.tree.leaves(params)
+    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
+        raise NotPiecewiseLinear("parameters that are no numbers to differentiate for")
     if _check(traced, [None] * len(leaves) + [0], len(examples)) != [0]:
         raise NotPiecewiseLinear("logits of no example")
     return _both(traced.jaxpr, traced.consts, leaves, examples)
@@ -96,10 +98,11 @@ def _both_backward(jaxpr: Any, saved: tuple, slopes: tuple[jax.Array, jax.Array]
     each = weights.reshape(-1, *[1] * (examples.ndim - 1))
 
     def total(params: list) -> jax.Array:
-        mixed = _Mixed(examples, each * examples + direction, 0)
+        start = (each * examples + direction).astype(examples.dtype)
+        mixed = _Mixed(examples, start, 0)
         return _mix(jaxpr, consts, [*params, mixed], weights)[0].mixed.sum()
 
-    return None, jax.grad(total)(params), each * gradients
+    return None, jax.grad(total)(params), (each * gradients).astype(examples.dtype)
 
 
 _both.defvjp(_both_forward, _both_backward)
@@ -127,8 +130,11 @@ def _mix_one(eqn: Any, inputs: list, weights: jax.Array) -> list:
     mixed = [x.mixed if isinstance(x, _Mixed) else x for x in inputs]
     which = next(i for i, axis in enumerate(axes) if axis is not None)
     if eqn.primitive.name in RELUS:
-        again = functools.partial(_again_in_one, eqn, values, which)
-        found = [jax.jvp(again, (values[which],), (mixed[which],))[1]]
+        value, tangent = values[which], mixed[which]
+        below: Any = 0  # chosen, as 0 times an infinity is none
+        if eqn.primitive.name == "max":  # of two that are equal it takes the mean
+            below = jnp.where(value == 0, tangent / 2, 0)
+        found = [jnp.where(value > 0, tangent, below)]
     else:
         for i in _added(eqn, axes):
             mixed[i] = _weighted(mixed[i], weights, values[which].shape, inputs[which].axis)
@@ -140,11 +146,6 @@ def _again(eqn: Any, operands: list) -> list:
     """The outputs of an operation of other operands."""
     found = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return found if eqn.primitive.multiple_results else [found]
-
-
-def _again_in_one(eqn: Any, operands: list, which: int, operand: jax.Array) -> jax.Array:
-    """The output of an operation, as a function of one of its operands."""
-    return _again(eqn, [*operands[:which], operand, *operands[which + 1 :]])[0]
 
 
 def _weighted(added: Any, weights: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
@@ -183,7 +184,7 @@ def _axes_after(eqn: Any, axes: list[Axis], batch: int) -> list[Axis]:
     if name in AFFINE:
         known = set(axes) <= {axis, None} and params.get("dimension") != axis
     elif name == "custom_jvp_call":
-        known = [eqn.params.get("name") for eqn in params["call_jaxpr"].jaxpr.eqns] == ["relu"]
+        known = _source(params["call_jaxpr"]) == _relu_source()
     elif name == "custom_vjp_call":
         known = getattr(params["bwd"], "f", None) in MAPS and dependent == [0] and axis == 0
     else:
@@ -223,8 +224,8 @@ def _linear_axis(eqn: Any, which: int, axis: int, batch: int) -> Axis:
             return axis
         case "pad" if _is_zero(eqn.invars[1]) and not any(params["padding_config"][axis]):
             return axis
-        case "reshape" if shape[:axis] == after[:axis] and after[axis] % batch == 0:
-            return axis
+        case "reshape" if shape[:axis] == after[:axis] and len(after) > axis:
+            return axis if after[axis] % batch == 0 else None
         case "transpose":
             return params["permutation"].index(axis)
         case "broadcast_in_dim" if shape[axis] == after[params["broadcast_dimensions"][axis]]:
@@ -252,6 +253,18 @@ def _added(eqn: Any, axes: list[Axis]) -> list[int]:
         return []
     first = 1 if eqn.primitive.name == "select_n" else 0  # after what it chooses by
     return [i for i in range(first, len(axes)) if axes[i] is None]
+
+
+@functools.cache
+def _relu_source() -> str:
+    """Where JAX has its ReLU, whose derivative is a rule of its own."""
+    traced = jax.make_jaxpr(jax.nn.relu)(jnp.float32(0))
+    calls = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "custom_jvp_call"]
+    return _source(calls[0].params["call_jaxpr"])
+
+
+def _source(traced: Any) -> str:
+    return traced.jaxpr.debug_info.func_src_info
 
 
 def _is_zero(atom: Any) -> bool:

@@ -106,6 +106,16 @@ def straight_through(x):
 straight_through.defjvp(lambda x, t: (straight_through(*x), t[0]))
 
 W = jnp.arange(16.0).reshape(4, 4) / 10
+
+
+@jax.custom_jvp
+@jax.jit
+def relu(x):
+    return jnp.maximum(x, 0)
+
+
+relu.defjvp(lambda x, t: (relu(*x), t[0] * jax.nn.sigmoid(x[0])))
+
 LINEAR = {
     "as it is": lambda x: x,
     "relu": nn.relu,
@@ -117,6 +127,7 @@ LINEAR = {
     "pixels in one axis with examples": lambda x: (x.reshape(-1, 4) @ W - 1).reshape(x.shape),
     "a sum": lambda x: x.sum((1, 2)) / 3 + jnp.arange(4.0),
     "examples in a product's second operand": lambda x: (W @ x.mean((1, 2)).T).T,
+    "a mask": lambda x: jnp.maximum(jnp.where(jnp.arange(4) > 1, x, -jnp.inf), 0),
     "channels joined": lambda x: jnp.concatenate([x, jnp.ones_like(x), -x], -1),
     "compiled apart": jax.jit(lambda x: 2 * x + 1),
 }
@@ -138,6 +149,7 @@ OTHER = {
     "examples multiplied with each other": lambda x: jnp.eye(6) @ x.reshape(6, -1),
     "the larger of a number": lambda x: jnp.maximum(x, 0.1),
     "a derivative of its own": straight_through,
+    "a relu with a derivative of its own": relu,
     "a cotangent of its own": reversed_gradient,
 }
 
@@ -178,6 +190,35 @@ def test_networks_that_are_not(changes):
     look, params, examples = looks(DISCRIMINATORS["dcgan"], {"norm": "none"} | changes)
     with pytest.raises(NotPiecewiseLinear):
         logits_and_gradients(look, params, examples)
+
+
+def test_what_it_cannot_differentiate_for():
+    look, params, examples = looks(Small, {"odd": nn.relu})
+    with pytest.raises(NotPiecewiseLinear):
+        logits_and_gradients(lambda p, x: look(p[0], x), (params, jnp.arange(3)), examples)
+
+
+def test_a_batch_of_one():
+    """Its axis is gone for a moment: whatever is said then, the gradient is right or refused."""
+
+    def look(params, examples):
+        return (examples.sum((1, 2)).reshape(()) * params).reshape(1)
+
+    with pytest.raises(NotPiecewiseLinear):
+        logits_and_gradients(look, jnp.float32(2), jnp.ones((1, 3, 3)))
+
+
+def test_examples_of_half_precision():
+    def look(params, examples):
+        return (nn.relu(examples + jnp.bfloat16(1)) @ params)[:, 0]
+
+    params, examples = jax.random.normal(jax.random.key(0), (4, 1)), jnp.ones((6, 4), jnp.bfloat16)
+    weights = jax.random.normal(jax.random.key(3), (2, 6))
+    found, expected = (
+        jax.grad(functools.partial(penalised, which, look, weights), (0, 1))(params, examples)
+        for which in (logits_and_gradients, plainly)
+    )
+    assert_close(found, expected, 2e-2)
 
 
 @pytest.mark.parametrize("name", ["dcgan", "resnet", "r3gan"])
