@@ -183,8 +183,7 @@ def _patches(inputs: jax.Array, size: int, stride: int) -> jax.Array:
 
     The pixels of a patch are in the order of `_kernel_by_blocks`.
     """
-    around = (*_padding(size, stride), 0)
-    padded = jax.lax.pad(inputs, inputs.dtype.type(0), [(0, 0, 0), around, around, (0, 0, 0)])
+    padded = jnp.pad(inputs, [(0, 0), *[_padding(size, stride)] * 2, (0, 0)])
     batch, height, width, channels = padded.shape
     height, width, taps = height // stride, width // stride, size // stride
     blocks = padded.reshape(batch, height, stride, width, stride, channels).swapaxes(2, 3)
@@ -351,7 +350,7 @@ def _shift(images: jax.Array, axis: int, by: int) -> jax.Array:
     widths = [(0, 0, 0)] * images.ndim
     widths[axis] = (1, 0, 0) if by > 0 else (0, 1, 0)
     start = 0 if by > 0 else 1
-    padded = jax.lax.pad(images, images.dtype.type(0), widths)
+    padded = jax.lax.pad(images, images.dtype.type(0), widths)  # piecewise.py sees that it is 0
     return jax.lax.slice_in_dim(padded, start, start + images.shape[axis], axis=axis)
 
 

@@ -166,10 +166,14 @@ def _check(traced: Any, inputs: list[Axis], batch: int) -> list[Axis]:
       NotPiecewiseLinear: as it says.
     """
     known = dict(zip(traced.jaxpr.invars, inputs, strict=True))
+
+    def axis_of(atom: Any) -> Axis:
+        return None if isinstance(atom, Literal) else known.get(atom)
+
     for eqn in traced.jaxpr.eqns:
-        axes = [None if isinstance(atom, Literal) else known.get(atom) for atom in eqn.invars]
+        axes = [axis_of(atom) for atom in eqn.invars]
         known.update(zip(eqn.outvars, _axes_after(eqn, axes, batch), strict=True))
-    return [None if isinstance(atom, Literal) else known.get(atom) for atom in traced.jaxpr.outvars]
+    return [axis_of(atom) for atom in traced.jaxpr.outvars]
 
 
 def _axes_after(eqn: Any, axes: list[Axis], batch: int) -> list[Axis]:
@@ -215,8 +219,6 @@ def _linear_axis(eqn: Any, which: int, axis: int, batch: int) -> Axis:
         case "div" if which == 0:
             return axis
         case "max" if _is_zero(eqn.invars[1 - which]):
-            return axis
-        case "optimization_barrier" if len(eqn.invars) == 1:
             return axis
         case "split" if axis != params["axis"]:
             return axis

@@ -327,7 +327,7 @@ def compare_steps(name: str) -> dict[str, Any]:
     return {
         "sides": compare(name, None, sides()),
         "flops": flops(starts.prepare(config)[1], config),
-        "gemm_flops": gemm_rate(make_config(name).precision),
+        "gemm_flops": gemm_rate(config.precision),
     }
 
 

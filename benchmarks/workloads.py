@@ -1,4 +1,4 @@
-"""What the benchmark trains: pages of configs/, and what it changes of them."""
+"""What the benchmarks train: pages of configs/, what they change of them, and what is counted."""
 
 from __future__ import annotations
 
