@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 CACHE = 4e6  # bytes of a CPU's cache, for the outputs of a kernel gradient
 PARTS = 16  # of a batch in it, at most: each is compiled by itself
-FEW = 4  # channels, of which a GPU's convolutions make little
+FEW = 4  # channels, of which convolutions make little
+SMALL = 8  # pixels a side, of which blocks at the border are many
 COLUMNS = 32  # of a matrix product that keeps a CPU busy
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform")
@@ -59,8 +60,8 @@ def transposed_conv(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.A
     """
     if len(kernel) % stride:
         return _native_transposed(outputs, kernel, stride)
-    if stride > 1 and _on_cpu():
-        return _by_blocks(outputs, kernel, stride)
+    if stride == 1 and len(kernel) % 2 and _on_cpu():
+        return conv(outputs, _turned(kernel), 1)
     few = stride > 1 and kernel.shape[2] <= FEW
     return _choose(_native_transposed, _product_transposed, few, stride)(outputs, kernel)
 
@@ -73,7 +74,7 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
     """
     if size % stride:
         return _native_gradient(inputs, outputs, size, stride)
-    few = inputs.shape[3] <= FEW
+    few = inputs.shape[3] <= FEW and not (stride == 1 and _on_cpu())
     return _choose(_native_gradient, _product_gradient, few, size, stride)(inputs, outputs)
 
 
@@ -85,9 +86,10 @@ def _choose(native: Callable, product: Callable, few: bool, *static: int) -> Cal
       few: whether the larger images have few channels.
       static: sizes.
     """
+    alone = product if few else native
     if _on_cpu():
-        return lambda a, b: native(a, b, *static)
-    return _for_gpu(product if few else native, product, static)
+        return lambda a, b: alone(a, b, *static)
+    return _for_gpu(alone, product, static)
 
 
 @functools.cache
@@ -109,9 +111,11 @@ def _for_gpu(alone: Callable, product: Callable, static: tuple[int, ...]) -> Cal
 
 
 def _native(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    if stride == 1 and _on_cpu():
-        return _by_pixels(inputs, kernel, _padding(len(kernel), 1))
-    return _plain(inputs, kernel, stride)
+    if stride > 1 or len(kernel) % 2 == 0 or not _on_cpu():
+        return _plain(inputs, kernel, stride)
+    if kernel.shape[3] <= FEW:
+        return _product_transposed(inputs, _turned(kernel), 1)
+    return _by_pixels(inputs, kernel, _padding(len(kernel), 1))
 
 
 def _plain(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -124,14 +128,14 @@ def _by_pixels(inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -
     """A convolution of stride 1, of several neighbouring pixels of a row as one of more channels.
 
     A matrix product of few columns waits for its patches; of several pixels together they are
-    fewer. With one column it is a matrix times a vector, which is another matter.
+    fewer.
 
     [B, H, W, C], [h, w, C, D] to [B, H', W', D], so many zeros before and after rows and columns.
     """
     height, width, channels, features = kernel.shape
     columns = inputs.shape[2] + sum(padding) - width + 1
     pixels = 1
-    while features > 1 and 2 * pixels * features <= COLUMNS and 4 * pixels <= columns:
+    while 2 * pixels * features <= COLUMNS and 4 * pixels <= columns:
         pixels *= 2
     shifted = [
         jnp.pad(kernel, [(0, 0), (i, pixels - 1 - i), (0, 0), (0, 0)]) for i in range(pixels)
@@ -149,16 +153,20 @@ def _by_pixels(inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -
 
 
 def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    if stride == 1 and _on_cpu():
-        before, after = _padding(len(kernel), 1)
-        around = (len(kernel) - 1 - before, len(kernel) - 1 - after)
-        return _by_pixels(outputs, kernel[::-1, ::-1].swapaxes(2, 3), around)
+    if stride > 1 and len(kernel) % stride == 0 and _on_cpu():
+        small = max(outputs.shape[1:3]) <= SMALL and kernel.shape[2] >= COLUMNS
+        return (_by_phases if small else _by_blocks)(outputs, kernel, stride)
     batch, height, width, _ = outputs.shape
     shape = (batch, stride * height, stride * width, kernel.shape[2])
     inputs = jax.ShapeDtypeStruct(shape, outputs.dtype)
     if not _on_cpu():  # XLA would reverse the kernel in its update, and see no transposed one here
         kernel = jax.lax.optimization_barrier(kernel)
     return jax.linear_transpose(lambda x: _plain(x, kernel, stride), inputs)(outputs)[0]
+
+
+def _turned(kernel: jax.Array) -> jax.Array:
+    """The kernel of odd size by which a convolution of stride 1 is the transposed one."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def _native_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: int) -> jax.Array:
@@ -251,6 +259,29 @@ def _by_blocks(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     blocks = blocks.reshape(taps, taps, outputs.shape[3], -1)
     found = _by_pixels(outputs, blocks, (taps - 1, taps - 1))
     return _from_blocks(found, len(kernel), stride)
+
+
+def _by_phases(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`transposed_conv` to every `stride`-th pixel by itself, each a convolution of fewer taps.
+
+    That computes nothing outside the images, where the blocks at their border reach.
+    """
+    taps, (before, _) = len(kernel) // stride, _padding(len(kernel), stride)
+    phases = [divmod(before + i, stride) for i in range(stride)]
+
+    def one(row: tuple[int, int], column: tuple[int, int]) -> jax.Array:
+        own = kernel[row[1] :: stride, column[1] :: stride]
+        return jax.lax.conv_general_dilated(
+            outputs,
+            _turned(own),
+            (1, 1),
+            [(taps - 1 - after, after) for after, _ in (row, column)],
+            dimension_numbers=DIMENSIONS,
+        )
+
+    batch, height, width, _ = outputs.shape
+    rows = [jnp.stack([one(row, column) for column in phases], axis=3) for row in phases]
+    return jnp.stack(rows, axis=2).reshape(batch, stride * height, stride * width, -1)
 
 
 def _from_blocks(blocks: jax.Array, size: int, stride: int) -> jax.Array:
