@@ -224,17 +224,18 @@ def _product_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: 
 
 
 def _product_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """What each pixel of the outputs adds to a patch, and the sum of patches."""
+    """What each pixel of the outputs adds to a patch, and the sum of patches, in float32."""
     batch, height, width, features = outputs.shape
     blocks, taps = _kernel_by_blocks(kernel, stride), len(kernel) // stride
-    patches = outputs @ blocks.reshape(-1, features).T
+    matrix = blocks.reshape(-1, features).T
+    patches = jnp.matmul(outputs, matrix, preferred_element_type=jnp.float32)
     patches = patches.reshape(batch, height, width, taps, taps, -1)
     shifted = (
         jnp.pad(patches[:, :, :, i, j], [(0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0)])
         for i in range(taps)
         for j in range(taps)
     )
-    found = functools.reduce(jnp.add, shifted)
+    found = functools.reduce(jnp.add, shifted).astype(outputs.dtype)
     return _from_blocks(found, len(kernel), stride)
 
 

@@ -244,6 +244,21 @@ def test_few_channels_are_a_product_on_a_cpu(size, stride, channels):
     assert found == pytest.approx(whole, rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (4, 2)])
+def test_a_product_sums_in_float32(size, stride, platform):
+    """In bfloat16 only what comes out is rounded: the error is that of one rounding."""
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 32)), jnp.bfloat16)
+    outputs = jnp.asarray(rng.normal(size=(4, 8, 8, 32)), jnp.bfloat16)
+    with layers.lowered_for(platform):
+        exact = transposed_conv(outputs.astype(jnp.float32), kernel.astype(jnp.float32), stride)
+        found = transposed_conv(outputs, kernel, stride)
+    assert found.dtype == jnp.bfloat16
+    error = jnp.abs(found.astype(jnp.float32) - exact)
+    assert bool(jnp.all(error <= 2**-8 * jnp.abs(exact) + 1e-4))
+
+
 @pytest.mark.parametrize("side", [1, 4, 7, 8, 9])
 @pytest.mark.parametrize(("size", "stride"), [(4, 2), (2, 2), (6, 2), (3, 3), (6, 3), (8, 4)])
 def test_phases_of_small_images(size, stride, side):
