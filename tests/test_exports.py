@@ -146,8 +146,9 @@ def test_each_platform_has_its_own_form_of_the_same(make, name):
         assert special in text["cuda"]
         assert special not in text["cpu"]
         assert special in exports.export(gan, network).mlir_module()
-    else:
-        assert text["cuda"].count("convolution") == text["cpu"].count("convolution")
+    else:  # a ResNet's last, to few channels, is a product on a CPU
+        last = name.startswith("resnet")
+        assert text["cuda"].count("convolution") == text["cpu"].count("convolution") + last
 
 
 def test_the_form_is_chosen_within_the_context_alone():

@@ -314,7 +314,8 @@ def test_micro_batches_save_memory(make_config, recipe):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_no_convolution_is_in_a_loop_on_a_cpu(make_config, accumulate):
     """XLA would run it single-threaded and naively there, ten times slower and more."""
-    _, gan, state = small(make_config, "dcgan", accumulate=accumulate)
+    # Every convolution of a DCGAN for 8x8 pixels is from or to their one channel, and so a product.
+    _, gan, state = small(make_config, "sngan", accumulate=accumulate)
 
     def loops(jaxpr):
         for equation in jaxpr.eqns:
@@ -543,7 +544,8 @@ def test_bfloat16_keeps_parameters_and_losses(make_config):
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(half_after.generator.params)}
     assert dtypes == {jnp.dtype("float32")}
     assert float(half_metrics["d_loss"]) == pytest.approx(float(metrics["d_loss"]), rel=0.05)
-    assert float(half_metrics["d_loss"]) != float(metrics["d_loss"])  # it is another arithmetic
+    logits = [float(found["d_fake_logit"]) for found in (metrics, half_metrics)]
+    assert abs(logits[0] - logits[1]) > 1e-4 * abs(logits[0])  # it is another arithmetic
 
 
 def test_points_stay_as_they_are_and_images_are_scaled_and_rounded():
