@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # A file of exact versions and their hashes instead of requirements-dev.txt: what CI installs.
 LOCK ?=
+# Which tests `make test` runs, beside those that are alone.
+TESTS ?= not alone and not long
 
 .PHONY: demo test test-long lint clean
 
@@ -13,7 +15,7 @@ demo: $(VENV)/user.stamp
 	JAX_PLATFORMS=cpu $(BIN)/python train.py --config=configs/digits.py --workdir=runs/demo
 
 test: $(VENV)/dev.stamp
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not alone and not long"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "$(TESTS)"
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m alone -n0
 
 test-long: $(VENV)/dev.stamp

@@ -46,8 +46,8 @@ os.chdir(ROOT)  # commands name configs relative to it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that no worker is left with one at the end."""
-    items.sort(key=lambda item: "learns_the_digits" not in item.name)
+    """Slow ones first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def import_torch_fidelity(module: str) -> ModuleType:

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytorch_gan = pytest.importorskip("benchmarks.pytorch_gan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", CPU_WORKLOADS)
 def test_both_sides_have_the_same_losses(workload, tfds_data):
     """The first three steps, from the same parameters, on the same images and latents."""

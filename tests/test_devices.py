@@ -176,6 +176,7 @@ def assert_close_runs(one, other):
         assert row == pytest.approx(expected, rel=0.02, abs=0.02), row["step"]
 
 
+@pytest.mark.slow
 def test_a_run_on_eight_reaches_the_same_scores(command, tmp_path, run_alone, caplog):
     with jax.log_compiles():
         outcome = command(*RUN, "--config.num_steps=200", f"--workdir={tmp_path}/run")
@@ -185,6 +186,7 @@ def test_a_run_on_eight_reaches_the_same_scores(command, tmp_path, run_alone, ca
     assert_close_runs(tmp_path / "run", run_alone)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_fewer_devices(command, tmp_path, run_alone):
     for num, steps in ((8, 40), (2, 100), (1, 140), (4, 200)):
         words = [f"--config.devices={num}", f"--config.num_steps={steps}"]
@@ -212,6 +214,7 @@ def test_a_split_state_takes_the_same_step(make_config):
     assert held["split"] < 0.5 * held["whole"]
 
 
+@pytest.mark.slow
 def test_a_split_state_is_saved_and_goes_on(command, tmp_path, run_alone):
     words = [*RUN, f"--workdir={tmp_path}/run"]
     assert command(*words, "--config.num_steps=100", "--config.shard_state=True").code == 0
@@ -303,6 +306,7 @@ def test_a_benchmark_steps_on_two_devices(tfds_data):
     assert total > 4 * sum(leaf.size for leaf in jax.tree.leaves(state.generator.params))
 
 
+@pytest.mark.slow
 def test_computing_blocks_anew_is_counted():
     remat = import_script("remat", "benchmarks")
     counts = []

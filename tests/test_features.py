@@ -86,6 +86,7 @@ def published(monkeypatch, tmp_path, serve_folder):
     return file
 
 
+@pytest.mark.slow
 def test_inception_is_downloaded_once(published):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     first, _ = features.compute(features.inception("digits", (8, 8, 1)), images)
@@ -118,6 +119,7 @@ def test_what_to_fetch_and_where_to_put_it_is_said(published, command, tmp_path)
     assert "none.pth: No such file" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_run_has_fid(published, command, tmp_path):
     """In training and afterwards, and by a metric of it the best is kept."""
     (tmp_path / "images").mkdir()
@@ -149,6 +151,7 @@ def test_names_tell_the_resizing(published, make_config):
     assert scores.best_metric(scores.metric_names(judge)) == "eval/fid"
 
 
+@pytest.mark.slow
 def test_fid_of_real_images_has_a_floor(published, make_config):
     config = make_config(changes={"eval_features": "inception"})
     dataset = data.Dataset(data.load(config).images[:20])

@@ -41,6 +41,8 @@ from models import DISCRIMINATORS, GENERATORS, network_fields
 from optimizers import OPTIMIZERS
 from penalties import PENALTIES
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 300  # seconds of the processor that a command has; and six times that by the clock
 MEMORY = 2**30  # bytes that the machine is said to have: what needs more is refused, not tried
 

@@ -106,6 +106,7 @@ def assert_close_runs(one, other):
     print(f"every figure of {len(ours)} rows to {apart:.1e}")
 
 
+@pytest.mark.slow
 def test_one_is_killed_and_both_go_on(tmp_path, alone):
     """Equal to one process with four devices; then on, on one device."""
     workdir = tmp_path / "run"
@@ -133,6 +134,7 @@ def test_one_is_killed_and_both_go_on(tmp_path, alone):
     ]
 
 
+@pytest.mark.slow
 def test_one_is_killed_while_the_other_waits_for_its_part_of_a_checkpoint(tmp_path):
     """Whose error is Orbax's, and may be of the network or of the file system."""
     mark = tmp_path / "mark"
@@ -170,6 +172,7 @@ def test_a_signal_at_one_stops_all(tmp_path):
     assert max(steps) == runs.read_metrics(workdir)[-1]["step"]
 
 
+@pytest.mark.slow
 def test_each_streams_its_share(tmp_path):
     """Of a folder's images; the run is that of one process with all of them in memory."""
     rng = np.random.default_rng(0)
@@ -210,6 +213,7 @@ def test_not_all_come(tmp_path):
     assert "within 8 seconds" in line
 
 
+@pytest.mark.slow
 def test_one_comes_twice(tmp_path):
     """Each ends; or one of the two does, where they came at once, and the others train."""
     workdir = tmp_path / "run"

@@ -251,6 +251,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_two_passes_are():
     assert errors[0] < 1.2 * errors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -290,6 +291,7 @@ def test_a_step_is_the_same_without_it(changes, make_config, monkeypatch):
     assert_close(found, expected, 2e-4)
 
 
+@pytest.mark.slow
 def test_members_of_a_population_and_derivatives_of_a_step():
     look, params, examples = looks(DISCRIMINATORS["r3gan"], NETWORKS["r3gan"])
     weights = jax.random.normal(jax.random.key(3), (2, 6))

@@ -95,6 +95,7 @@ def test_every_flag_is_accepted():
         jax.eval_shape(partial(gans.update, gan), state, gans.abstract_batch(gan))
 
 
+@pytest.mark.slow
 def test_the_fork(tmp_path):
     """The loss of the README, put into losses.py as it says, trains and passes the tests."""
     for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):

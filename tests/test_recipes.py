@@ -100,6 +100,7 @@ def distances(config, seed, steps):
     return before, distance(state.average)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("recipe", LEARNS)
 def test_it_learns_the_digits(recipe, seeds, make_config):

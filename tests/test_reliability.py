@@ -176,6 +176,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_leaves_the_last_checkpoint_whole(tmp_path, small_disk):
     """It ends with one line; with room again the same command ends with the bits of another disk."""
     disk = small_disk(2)
@@ -211,6 +212,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_read_without_unpickling(tmp_path):
     """By a resume, evaluate.py and sample.py, whatever library does it: Python says so itself."""
     run = [*words("what is carried", tmp_path), "--config.num_steps=40"]
@@ -269,6 +271,7 @@ def test_a_run_that_does_not_fit_any_more_says_what_has_changed(older_run, comma
     assert "shape" in outcome.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "times"),
     [("what is carried", 1), *(pytest.param(kind, 20, marks=pytest.mark.long) for kind in KINDS)],

@@ -119,6 +119,7 @@ def test_moving_pictures(command, train, workdir, tmp_path):
     assert (result.code, "has no pictures in samples/" in result.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_directions_inversion_and_neighbours(command, train, workdir):
     """A picture each; the generator's own images come nearer than held-out ones."""
     train("--config.num_steps=200", "--config.steps_per_call=50", "--config.latent_dim=8")

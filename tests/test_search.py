@@ -338,6 +338,7 @@ def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
     assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", "-", "-", "-", "0", "0", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [("--together", "--ask=2"), ("--notogether",)])
 def test_killed_and_started_again(tmp_path, how):
     """SIGKILL in the middle of a trial: the same command goes on with it, and trains each once."""
@@ -406,6 +407,7 @@ def postgresql():
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_three_workers_and_a_database(tmp_path, postgresql):
     """Machines that share nothing else, one killed in the middle: none is lost, none told twice."""
     pytest.importorskip("psycopg")

@@ -6,6 +6,8 @@ import json
 import pytest
 from conftest import run_study
 
+pytestmark = pytest.mark.slow
+
 
 def study(tmp_path, *words):
     fixed = ["--seeds=2", f"--out={tmp_path / 'ring.md'}", f"--runs={tmp_path / 'runs'}"]

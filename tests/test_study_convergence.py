@@ -10,6 +10,8 @@ from conftest import import_script, run_study
 
 from losses import LOSSES
 
+pytestmark = pytest.mark.slow
+
 convergence = import_script("convergence")
 
 

@@ -11,6 +11,8 @@ from PIL import Image
 
 import data
 
+pytestmark = pytest.mark.slow
+
 vanishing, collapse = import_script("vanishing"), import_script("collapse")
 
 

@@ -10,6 +10,8 @@ from conftest import import_script, run_study
 
 import data
 
+pytestmark = pytest.mark.slow
+
 study = import_script("imbalance")
 
 

@@ -15,6 +15,8 @@ import features
 import gan as gans
 from data import Spec
 
+pytestmark = pytest.mark.slow
+
 latent = import_script("latent")
 
 

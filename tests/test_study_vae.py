@@ -13,6 +13,8 @@ from scipy import stats
 import data
 import gan as gans
 
+pytestmark = pytest.mark.slow
+
 study = import_script("vae")
 
 

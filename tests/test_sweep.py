@@ -123,6 +123,7 @@ def test_the_page_ranks_and_shows(finished_sweep):
     assert not re.search(r"\bnan\b", page)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path, finished_sweep):
     """SIGKILL in the middle: the same command ends with the runs of a sweep that was not killed."""
     words = [sys.executable, "sweep.py", *WORDS, *GRID, f"--workdir={tmp_path}/sweep"]
@@ -181,6 +182,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_programs_of_structures_that_are_done_go(command, tmp_path, monkeypatch):
     """They would fill the maps that Linux grants a process, in which it ends without a word."""
     maps = Path("/proc/self/maps")

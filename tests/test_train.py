@@ -116,6 +116,7 @@ CARRYING = {  # a controller, averages of logits, power iterations, schedules, l
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "more"),
     [("goodfellow", {}), ("mescheder", {}), ("dcgan", {}), ("mescheder", CARRYING)],
@@ -247,6 +248,7 @@ def test_a_state_that_is_not_finite_is_no_checkpoint(make_config, tmp_path, not_
     assert os.listdir(tmp_path / "cut/not_finite/checkpoints") == ["65"]
 
 
+@pytest.mark.slow
 def test_it_rolls_back(make_config, tmp_path, not_finite_from_step):
     """To the checkpoint before, with half the rates; a kill on the way changes no bit."""
     config = make_config(changes=NAN | {"on_nan": "rollback"})
@@ -305,6 +307,7 @@ def test_killed_and_started_again(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept(tmp_path):
     """A second start finds them and has the same bits; damaged or in others' hands they are not run."""
     programs = tmp_path / "twoplayer" / "programs"
@@ -356,6 +359,7 @@ def test_a_signal_saves_and_stops(tmp_path, number, code):
     assert f"Step {step:,}: " in out.decode()
 
 
+@pytest.mark.slow
 def test_a_job_that_has_so_many_seconds_goes_on_in_the_next(command, tmp_path):
     words = [*DIGITS, f"--workdir={tmp_path / 'cut'}", "--config.log_every=100"]
     command(*words, "--config.num_steps=100", f"--workdir={tmp_path / 'compiled'}")
@@ -950,6 +954,7 @@ def test_balanced_sampling_in_a_run(make_config, tmp_path, monkeypatch):
         assert np.mean(seen) / 255 == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_digits_are_learnt(make_config, tmp_path):
     """The generator's mean and spread, pixel by pixel, come near the data's."""
     config = make_config(changes={"num_steps": 1_500, "log_every": 500, "checkpoint_every": 0})
