@@ -74,7 +74,8 @@ def kernel_gradient(inputs: jax.Array, outputs: jax.Array, size: int, stride: in
     """
     if size % stride:
         return _native_gradient(inputs, outputs, size, stride)
-    few = inputs.shape[3] <= FEW and not (stride == 1 and _on_cpu())
+    few = inputs.shape[3] <= FEW
+    few &= stride > 1 or not _on_cpu()  # where patches of stride 1 take longer than they save
     return _choose(_native_gradient, _product_gradient, few, size, stride)(inputs, outputs)
 
 
@@ -127,8 +128,7 @@ def _plain(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _by_pixels(inputs: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
     """A convolution of stride 1, of several neighbouring pixels of a row as one of more channels.
 
-    A matrix product of few columns waits for its patches; of several pixels together they are
-    fewer.
+    A matrix product of few columns waits for its patches; of several pixels they are fewer.
 
     [B, H, W, C], [h, w, C, D] to [B, H', W', D], so many zeros before and after rows and columns.
     """
@@ -165,7 +165,7 @@ def _native_transposed(outputs: jax.Array, kernel: jax.Array, stride: int) -> ja
 
 
 def _turned(kernel: jax.Array) -> jax.Array:
-    """The kernel of odd size by which a convolution of stride 1 is the transposed one."""
+    """Turned by 180 degrees, its channels exchanged: of stride 1 and odd size the other map's."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
