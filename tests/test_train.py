@@ -315,6 +315,8 @@ def test_compiled_programs_are_kept(tmp_path):
     def start(name: str) -> tuple[list[str], str]:
         command = [sys.executable, *DIGITS, "--config.num_steps=8", f"--workdir={tmp_path / name}"]
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+        # JAX keeps what took a second to compile, which chance would decide.
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         outcome = subprocess.run(
             command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
         )
