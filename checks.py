@@ -304,6 +304,11 @@ def check_metrics(config: ConfigDict, gan: gans.Gan, judge: scores.Judge) -> Non
         every = "eval_every" if metric in scored else "log_every"
         _require(config[every], f"{field}={metric!r} is never logged: {every} is 0")
     _require(
+        config.target.metric not in scored or config.eval_every <= config.num_steps,
+        f"target.metric={config.target.metric!r} is never logged: eval_every is "
+        f"{config.eval_every:,}, num_steps {config.num_steps:,}",
+    )
+    _require(
         not config.target.metric or math.isfinite(config.target.value),
         f"target.value must be a number, not {config.target.value}",
     )

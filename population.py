@@ -88,7 +88,7 @@ def advance(
       population: of N members.
       batches: arrays [N, steps, ...], as of `train.train_steps`.
     Returns:
-      The population, and metrics [N] by name.
+      The population, and metrics [N] by name, NaN of those that are frozen.
     """
     old = population.states
     new, metrics = jax.vmap(steps, in_axes=(AXES, 0), out_axes=(AXES, 0))(old, batches)
@@ -100,6 +100,8 @@ def advance(
 
     states = jax.tree.map(choose, new.replace(step=going), old.replace(step=going))
     frozen = jnp.where(going | (population.frozen >= 0), population.frozen, old.step)
+    # A frozen one's next steps may well be finite: they are not taken, and are nobody's figures.
+    metrics = {name: jnp.where(going, x, jnp.nan) for name, x in metrics.items()}
     return Population(states.replace(step=new.step), frozen), metrics
 
 
@@ -120,7 +122,7 @@ def gains() -> bool:
     """Whether the platform trains members together faster than one after the other.
 
     On two cores four perceptrons are as fast either way, and convolutions with a kernel a member
-    are nearly three times slower. On a GPU both gain (docs/sweeps.md).
+    are nearly half as fast. On a GPU both gain (docs/sweeps.md).
     """
     return jax.default_backend() != "cpu"
 

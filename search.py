@@ -55,13 +55,14 @@ class Trial(NamedTuple):
     Attributes:
       slot: from 0 on.
       setting: fields and their values as on the command line.
-      repeats: how many slots before it have the same setting.
+      draw: which of its seeds it takes: 0, or a number of the slot's own where another slot has
+        the same setting.
       asked: Optuna's own.
     """
 
     slot: int
     setting: dict[str, str]
-    repeats: int
+    draw: int
     asked: optuna.Trial
 
 
@@ -70,12 +71,12 @@ class Found(NamedTuple):
 
     Attributes:
       state: running, done or pruned.
-      rows: the last row of metrics.jsonl by the seed of its run.
+      rows: the last figures of metrics.jsonl by the seed of their run.
     """
 
     slot: int
     setting: dict[str, str]
-    repeats: int
+    draw: int
     state: str
     rows: dict[int, dict[str, Any]]
 
@@ -306,7 +307,7 @@ class Study:
 
     def give_back(self, trial: Trial) -> None:
         """Queues a trial again that this worker will not end."""
-        self._queue(trial.asked)
+        self._queue(trial.asked.number)
         self._fail(trial.asked.number)
         self._held.pop(trial.asked.number, None)
 
@@ -332,7 +333,7 @@ class Study:
                 by_slot[slot] = Found(
                     slot,
                     self._words(trial.params),
-                    trial.user_attrs.get("repeats", 0),
+                    trial.user_attrs.get("draw", 0),
                     names[trial.state],
                     {int(seed): row for seed, row in rows.items()},
                 )
@@ -367,18 +368,19 @@ class Study:
             else:
                 asked.suggest_float(field, values.low, values.high, log=values.log)
         setting = self._words(asked.params)
-        slots = {
-            trial.user_attrs["slot"]
-            for trial in trials
-            if "slot" in trial.user_attrs
-            and set(trial.params) >= set(self._space)
-            and self._words(trial.params) == setting
-        }
-        repeats = len(slots - {slot})
-        if asked.user_attrs.get("retry_of") is not None:
-            repeats = asked.user_attrs.get("repeats", repeats)
-        asked.set_user_attr("repeats", repeats)
-        return Trial(slot, setting, repeats, asked)
+        draw = asked.user_attrs.get("draw")
+        if draw is None:  # not an attempt that has come so far
+            # Of two workers that look at the same moment one at least sees the other's setting.
+            slots = {
+                trial.user_attrs["slot"]
+                for trial in self._trials()
+                if "slot" in trial.user_attrs
+                and set(trial.params) >= set(self._space)
+                and self._words(trial.params) == setting
+            }
+            draw = slot + 1 if slots - {slot} else 0
+            asked.set_user_attr("draw", draw)
+        return Trial(slot, setting, draw, asked)
 
     def _is_needed(self, asked: optuna.Trial, trials: list[optuna.trial.FrozenTrial]) -> bool:
         """Whether a trial from the queue is the one that its slot waits for.
@@ -386,15 +388,22 @@ class Study:
         Two workers may have queued the same; the first counts. The one whose worker seemed dead
         ends here, unless it has been told in the meantime.
         """
-        mine = asked.user_attrs
-        before = mine.get("retry_of")
-        for trial in trials[: asked.number]:
-            its = trial.user_attrs
-            if its.get("slot") == mine["slot"] and its.get("retry_of") == before:
-                return False
+        if self._comes_twice(trials[asked.number], trials):
+            return False
+        before = asked.user_attrs.get("retry_of")
         if before is not None:
             self._fail(before)
-        return mine["slot"] not in self._finished(self._trials())
+        return asked.user_attrs["slot"] not in self._finished(self._trials())
+
+    def _comes_twice(
+        self, trial: optuna.trial.FrozenTrial, trials: Sequence[optuna.trial.FrozenTrial]
+    ) -> bool:
+        """Whether an earlier trial is the same attempt at the same slot."""
+        mine = [trial.user_attrs.get(name) for name in ("slot", "retry_of")]
+        return any(
+            [before.user_attrs.get(name) for name in ("slot", "retry_of")] == mine
+            for before in trials[: trial.number]
+        )
 
     def _fail(self, number: int) -> None:
         """Ends a trial without a value, if it has not ended."""
@@ -402,10 +411,12 @@ class Study:
         with contextlib.suppress(*errors):
             self._study.tell(number, state=self._states.FAIL)
 
-    def _queue(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
-        """A trial again, with the setting it has."""
-        kept = {k: x for k, x in trial.user_attrs.items() if k in ("slot", "repeats")}
-        self._study.enqueue_trial(dict(trial.params), user_attrs={**kept, "retry_of": trial.number})
+    def _queue(self, number: int) -> None:
+        """A trial again, with the setting it has, or what its queue had said of that."""
+        trial = self._trials()[number]
+        kept = {k: x for k, x in trial.user_attrs.items() if k in ("slot", "draw")}
+        values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        self._study.enqueue_trial(values, user_attrs={**kept, "retry_of": number})
 
     def _queue_again(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
         """The trials of workers that have died, those that are queued already left alone."""
@@ -414,9 +425,13 @@ class Study:
             if trial.state != self._states.RUNNING or "slot" not in trial.user_attrs:
                 continue
             ours = trial.number in self._held
-            if not ours and trial.number not in queued and self._is_dead(trial):
-                print(f"Trial {trial.user_attrs['slot']}: its worker died; taken up again")
-                self._queue(trial)
+            if ours or trial.number in queued or not self._is_dead(trial):
+                continue
+            if self._comes_twice(trial, trials):  # its worker had been about to see that
+                self._fail(trial.number)
+                continue
+            print(f"Trial {trial.user_attrs['slot']}: its worker died; taken up again")
+            self._queue(trial.number)
 
     def _is_dead(self, trial: optuna.trial.FrozenTrial) -> bool:
         """Whether a trial's worker is: its process, if of this machine and folder, or its mark."""

@@ -126,6 +126,8 @@ def main(argv: list[str]) -> None:
     base = flags.FLAGS.config
     if train.INIT_FROM.value or train.DESCRIBE.value or train.PROFILE.value:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
+    if train.joining():
+        raise app.UsageError("--distributed and --coordinator are for train.py: see --storage")
     if train.DETERMINISTIC.value:
         runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
@@ -135,8 +137,8 @@ def main(argv: list[str]) -> None:
         field: search.read_range(text, kinds.get(field, str))
         for field, text in read_fields("search", SEARCH.value, grid).items()
     }
+    num = check_number(math.prod(map(len, grid.values())), bool(space))
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    num = check_number(points, bool(space))
     known: dict[tuple, starts.Prepared] = {}
     settings = [{**point, **ends} for point in points for ends in ends_of(space)]
     members = [
@@ -144,7 +146,8 @@ def main(argv: list[str]) -> None:
         for i, setting in enumerate(settings)
         for run in make_runs(base, setting, SEEDS.value, workdir / folder_name(i, setting), known)
     ]
-    target = choose_target(members[0], TARGET.value)
+    check_differ(members)
+    target = choose_target(members, TARGET.value)
     sweep = Sweep(base, grid, space, SEEDS.value, target, workdir, known, set())
     signals = cli.remember_signals()
     stop = train.stopping(signals)
@@ -157,9 +160,12 @@ def main(argv: list[str]) -> None:
         raise SystemExit(128 + signals[0])
 
 
-def check_number(points: list[dict[str, str]], searching: bool) -> int:
+def check_number(points: int, searching: bool) -> int:
     """How many settings are to be trained.
 
+    Args:
+      points: of the grid.
+      searching: whether there are more than those.
     Raises:
       app.UsageError: so many that it may be a mistake, or flags that do not fit together.
     """
@@ -169,9 +175,9 @@ def check_number(points: list[dict[str, str]], searching: bool) -> int:
             raise app.UsageError(f"--{name} is for --search")
     if STORAGE.value and not cli.WORKDIR.value:
         raise app.UsageError("--storage needs --workdir: its last part names what workers share")
-    num = (TRIALS.value or USUAL_TRIALS) if searching else len(points)
-    if searching and len(points) > num:
-        raise app.UsageError(f"--trials={num} is less than the grid's {len(points)} settings")
+    num = (TRIALS.value or USUAL_TRIALS) if searching else points
+    if searching and points > num:
+        raise app.UsageError(f"--trials={num} is less than the grid's {points:,} settings")
     if num * SEEDS.value > MANY and not YES.value:
         raise app.UsageError(
             f"{num * SEEDS.value:,} runs are more than {MANY}: --yes trains them all the same"
@@ -232,6 +238,7 @@ def make_runs(
     cli.with_overrides(config, [f"--config.{k}={v}" for k, v in setting.items()])
     checks.check_values(config)
     checks.check_use(config, cli.load_page(), [*cli.overrides(), *setting])
+    train.trains_together(config, train.TOGETHER.value)
     if config.population > 1 or config.target.metric:
         raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
     key = tuple(config[field] for field in DATA_FIELDS)
@@ -254,20 +261,41 @@ def setting_name(setting: dict[str, str]) -> str:
     return ", ".join(f"{field}={value}" for field, value in setting.items()) or "as it is"
 
 
-def choose_target(run: Run, name: str | None) -> str:
+def check_differ(members: Sequence[Run]) -> None:
+    """No two runs are the same one, in other words such as 1 and 1.0.
+
+    Raises:
+      app.UsageError: two are.
+    """
+    seen: dict[str, dict[str, str]] = {}
+    for run in members:
+        config = json.dumps(run.config.to_dict(), sort_keys=True)
+        before = seen.setdefault(config, run.setting)
+        if before != run.setting:
+            names = f"{setting_name(before)} and {setting_name(run.setting)}"
+            raise app.UsageError(f"{names} are the same setting")
+
+
+def choose_target(members: Sequence[Run], name: str | None) -> str:
     """The metric that ranks.
 
     Raises:
-      app.UsageError: it is never written.
+      app.UsageError: a run never writes it.
     """
-    config = run.config.copy_and_resolve_references()
-    usual = config.best_metric or scores.best_metric(scores.metric_names(run.prepared.judge))
-    config.target.metric = name or (usual if config.eval_every and usual else "train/g_loss")
-    try:
-        checks.check_metrics(config, run.prepared.gan, run.prepared.judge)
-    except app.UsageError as error:
-        raise app.UsageError(str(error).replace("target.metric", "--target")) from error
-    return config.target.metric
+    first = members[0]
+    usual = scores.best_metric(scores.metric_names(first.prepared.judge))
+    scored = first.config.best_metric or usual
+    every = [run.config.eval_every for run in members]
+    has_scores = all(0 < n <= run.config.num_steps for n, run in zip(every, members))
+    target = name or (scored if scored and has_scores else "train/g_loss")
+    for run in {structure(run): run for run in members}.values():
+        config = run.config.copy_and_resolve_references()
+        config.target.metric = target
+        try:
+            checks.check_metrics(config, run.prepared.gan, run.prepared.judge)
+        except app.UsageError as error:
+            raise app.UsageError(str(error).replace("target.metric", "--target")) from error
+    return target
 
 
 def swept(sweep: Sweep) -> dict[str, Any]:
@@ -392,7 +420,7 @@ def train_asked(
     members: dict[int, list[Run]] = {}
     for trial in trials:
         folder = sweep.workdir / folder_name(trial.slot, trial.setting)
-        first_seed = trial.repeats * sweep.seeds
+        first_seed = trial.draw * sweep.seeds
         try:
             members[trial.slot] = make_runs(
                 sweep.base, trial.setting, sweep.seeds, folder, sweep.known, first_seed
@@ -401,9 +429,9 @@ def train_asked(
             print(f"Trial {trial.slot} cannot be: {error}", flush=True)
             study.tell(trial, math.inf, {})
     trials = [trial for trial in trials if trial.slot in members]
-    together = train.TOGETHER.value
-    if population.gains() if together is None else together:
-        for group in by_structure([run for trial in trials for run in members[trial.slot]]):
+    every = [run for trial in trials for run in members[trial.slot]]
+    if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
+        for group in by_structure(every):
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
             if not folder.exists():  # remains of a worker that had other runs together
@@ -423,11 +451,12 @@ def train_alone(
 ) -> bool:
     """A trial's runs, one after the other; whether it is pruned, and the rest of them left out."""
     pruned, steps_before = False, 0
+    prune = PRUNE.value if PRUNE.present else bool(sweep.space)
 
     def watch(row: dict[str, Any]) -> bool:
         nonlocal pruned
         value = row.get(sweep.target)
-        if value is not None and PRUNE.value and not population.is_lost(row):
+        if value is not None and prune and not population.is_lost(row):
             distance = scores.distance_from_best(sweep.target, value)
             pruned |= study.report(trial, steps_before + row["step"], distance)
         return pruned or population.is_lost(row)
@@ -451,7 +480,7 @@ def end_trial(
 ) -> None:
     """Tells the study the mean over the runs; of a lost one it is infinite."""
     results = [result_of(run) for run in members]
-    rows = {result.seed: result.rows[-1] for result in results if result.rows}
+    rows = {result.seed: last_figures(result) for result in results if result.rows}
     ended = all(result.state in ("done", "lost") for result in results)
     if not ended and not pruned:  # a signal
         study.give_back(trial)
@@ -484,7 +513,7 @@ def results_of(sweep: Sweep, study: search.Study) -> list[Result]:
     results = []
     for found in study.found():
         folder = sweep.workdir / folder_name(found.slot, found.setting)
-        first = sweep.base.seed + found.repeats * sweep.seeds
+        first = sweep.base.seed + found.draw * sweep.seeds
         for seed in range(first, first + sweep.seeds):
             rows = runs.read_metrics(folder / f"seed_{seed}")
             told = found.rows.get(seed)
@@ -539,9 +568,13 @@ def write(sweep: Sweep, results: Sequence[Result], aloud: bool = False) -> None:
 
 def table_row(workdir: Path, result: Result) -> dict[str, Any]:
     """A run's line of sweep.csv, with its last row of metrics.jsonl and its last scores."""
-    last = {k: value for row in result.rows for k, value in row.items() if k != "alarms"}
     where = {"run": str(result.workdir.relative_to(workdir)), "state": result.state}
-    return {**where, **result.setting, "seed": result.seed, **last}
+    return {**where, **result.setting, "seed": result.seed, **last_figures(result)}
+
+
+def last_figures(result: Result) -> dict[str, Any]:
+    """The last row of metrics.jsonl, and of every score that it lacks the last one."""
+    return {k: value for row in result.rows for k, value in row.items() if k != "alarms"}
 
 
 if __name__ == "__main__":

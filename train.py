@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -78,6 +78,7 @@ HOST_TIMEOUT = flags.DEFINE_integer(
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same bits on a GPU, too: slower.")
 
+SHOWN = ("d_loss", "g_loss")  # beside the progress bar
 PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
 
 
@@ -293,8 +294,6 @@ def train_together(
     Raises:
       app.UsageError, OSError: as there.
     """
-    if len(configs) > 1 and configs[0].on_nan == "rollback":
-        raise app.UsageError("on_nan=rollback is for runs that train alone: --notogether")
     training = starts.begin(configs, workdirs, folder, init_from, profile, prepared, rollbacks)
     dataset, gan, judge = training.prepared
     state, members = training.state, training.members
@@ -321,7 +320,9 @@ def train_together(
         tqdm.write(f"{folder} has stopped at numbers that are not finite: {way}", file=sys.stderr)
     ending = stopped or reached or vote(stop()) or (num_members == 1 and watch(members[0].log.last))
     metrics: dict[str, jax.Array] = {}
-    going, lost = population.going(state), []
+    going = population.going(state)
+    lost: list[int] = []
+    ending |= not going
     calls = 0
     with (
         devices.used(training.mesh),
@@ -340,8 +341,13 @@ def train_together(
                 for i in going:  # the first picture; or one that a kill has left out
                     if hosts.any_of(not runs.sample_path(members[i].workdir, step).exists()):
                         report_picture(i)
+            if num_members > 1 and _due(step, config.checkpoint_every, ending=True):
+                over = ending or step == config.num_steps  # a kill may have left these out, too
+                save_members(
+                    training, state, [i for i in range(num_members) if over or i not in going]
+                )
             while step < config.num_steps and not ending:
-                previous = metrics
+                previous, lost = metrics, []
                 calls += 1
                 if profile and calls == PROFILED_CALLS.start:
                     tracing.enter_context(jax.profiler.trace(hosts.own(profile)))
@@ -366,8 +372,10 @@ def train_together(
                 if reporting or lost:
                     values = {f"train/{name}": np.ravel(x) for name, x in metrics.items()}
                     rows = {i: {name: float(x[i]) for name, x in values.items()} for i in rows}
-                    losses = {k: f"{values[f'train/{k}'].mean():.3f}" for k in ("d_loss", "g_loss")}
-                    bar.set_postfix(losses)
+                    shown = {
+                        name: [row[f"train/{name}"] for row in rows.values()] for name in SHOWN
+                    }
+                    bar.set_postfix({name: f"{np.mean(x):.3f}" for name, x in shown.items()})
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
                     paused = time.perf_counter()
@@ -395,9 +403,7 @@ def train_together(
                     break
                 if _due(step, config.checkpoint_every, bool(ending or saved)):
                     training.checkpoints.save(step, state)
-                    for i in saved:
-                        state_of_run = population.member(state, i)
-                        members[i].checkpoints.save(int(state_of_run.step), state_of_run)
+                    save_members(training, state, saved)
             jax.block_until_ready(state)
             end = time.perf_counter()
         finally:
@@ -455,13 +461,12 @@ def train_members(
     prepared = prepared or starts.prepare(configs[0])
     firsts = sorted(int(path.name.removeprefix("from_")) for path in folder.glob("from_*"))
     apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
-    if together is None:
-        together = bool(firsts) or (population.gains() and not apart)
+    if together is None and (firsts or apart):
+        together = bool(firsts)
+    together = trains_together(configs[0], together)
     if (together and apart) or (firsts and not together):
         begun = "one after the other" if apart else "together"
         raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
-    if together and configs[0].shard_state:
-        raise app.UsageError("shard_state is for runs that train alone: --notogether")
     if together and not firsts:
         if max_members is None:
             images = prepared.dataset.images
@@ -473,7 +478,7 @@ def train_members(
             (folder / f"from_{first}").mkdir(parents=True)
     bounds = firsts or list(range(len(configs)))
     for first, end in zip(bounds, [*bounds[1:], len(configs)]):
-        place = folder / f"from_{first}" if together else workdirs[first]
+        place = folder / f"from_{first}" if end - first > 1 else workdirs[first]
         donor = None if (place / "checkpoints").exists() else init_from
         if not stop():
             train_together(
@@ -486,6 +491,20 @@ def train_members(
                 population.is_lost,
                 prepared,
             )
+
+
+def trains_together(config: ConfigDict, together: bool | None) -> bool:
+    """Whether runs of such a config train in one program: as told, or where the platform gains.
+
+    Raises:
+      app.UsageError: they cannot.
+    """
+    alone = config.shard_state or config.on_nan == "rollback"
+    if together and alone:
+        raise app.UsageError(
+            "shard_state and on_nan=rollback are for runs that train alone: --notogether"
+        )
+    return population.gains() and not alone if together is None else together
 
 
 def members_of(config: ConfigDict, workdir: Path) -> tuple[list[ConfigDict], list[Path]]:
@@ -510,6 +529,7 @@ def train_population(
     Its own metrics.jsonl has the mean and the spread of theirs, as soon as they end.
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
+    trains_together(config, together)
     resuming = runs.check(workdir, config)
     prepared = starts.prepare(config)
     with runs.create(workdir, config, resuming, prepared.dataset.facts):
@@ -593,6 +613,13 @@ def gathering(
         return take(examples, np.stack(rows) if together else rows[0])
 
     return gather
+
+
+def save_members(training: starts.Training, state: State, chosen: Iterable[int]) -> None:
+    """Saves the states of some members in their own folders; a frozen one's is of its own step."""
+    for i in chosen:
+        state_of_run = population.member(state, i)
+        training.members[i].checkpoints.save(int(state_of_run.step), state_of_run)
 
 
 def write_page(workdir: Path) -> None:

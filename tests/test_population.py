@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import operator
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -265,6 +266,57 @@ def test_a_lost_run_of_a_population_ends_and_the_others_go_on(make_config, tmp_p
             assert (places[1] / "not_finite" / "checkpoints" / "5").is_dir()
 
 
+def test_one_is_lost_between_two_rows(make_config, tmp_path):
+    """Its later calls begin where it was frozen, and may be finite: it is lost all the same."""
+    small = SMALL | {"steps_per_call": 3, "num_steps": 8, "log_every": 4, "checkpoint_every": 4}
+    config = make_config("configs/digits.py:mescheder", small)
+    configs = [config.copy_and_resolve_references() for _ in range(3)]
+    for i, member in enumerate(configs):
+        member.seed = i
+    configs[1].optimizer.generator.learning_rate = 1e30  # lost in the three steps of the first call
+    places = [tmp_path / str(i) for i in range(3)]
+    train.train_members(configs, places, tmp_path, together=True)
+    for place in (places[0], places[2]):
+        assert [row["step"] for row in rows_of(place)] == [4, 8]
+        assert not any(map(population.is_lost, rows_of(place)))
+    [row] = rows_of(places[1])
+    assert row["step"] == 4
+    assert all(value is None for name, value in row.items() if name.startswith("train/"))
+    assert runs.read_networks(places[1])["step"] == 0
+
+
+def test_where_all_are_lost_a_second_start_trains_no_more(make_config, tmp_path, capsys):
+    changes = SMALL | {"population": 2, "optimizer.generator.learning_rate": 1e30}
+    config = make_config("configs/digits.py:mescheder", changes)
+    for _ in range(2):
+        train.train_population(config, tmp_path, together=True)
+        for i in range(2):
+            assert [row["step"] for row in rows_of(tmp_path / f"seed_{i}")] == [5]
+    assert "from step 5\n" in capsys.readouterr().out
+
+
+def test_what_a_kill_has_left_out_of_the_members_folders_is_saved(make_config, tmp_path):
+    """It had come between their common checkpoint and their own."""
+    config = make_config("configs/digits.py:mescheder", SMALL | {"population": 2})
+    train.train_population(config, tmp_path, together=True)
+    there = runs.read_networks(tmp_path / "seed_1")
+    for i in range(2):
+        shutil.rmtree(tmp_path / f"seed_{i}" / "checkpoints")
+    train.train_population(config, tmp_path, together=True)
+    assert_equal(runs.read_networks(tmp_path / "seed_1")["average"], there["average"])
+
+
+def test_one_that_is_left_over_is_a_run_alone(make_config, tmp_path, capsys):
+    """Of three, two to a program: what is not finite is kept, and a second start stays at that."""
+    changes = SMALL | {"population": 3, "optimizer.generator.learning_rate": 1e30}
+    config = make_config("configs/digits.py:mescheder", changes)
+    for _ in range(2):
+        train.train_population(config, tmp_path, together=True, max_members=2)
+        assert (tmp_path / "seed_0" / "not_finite").is_dir()  # parts are of one and of two
+        assert [row["step"] for row in rows_of(tmp_path / "seed_0")] == [5]
+    assert "has stopped at numbers that are not finite" in capsys.readouterr().err
+
+
 def test_programs_hold_so_many_members(make_config, tmp_path):
     config = make_config("configs/digits.py:mescheder", SMALL | {"population": 5})
     train.train_population(config, tmp_path, together=True, max_members=2)
@@ -290,6 +342,10 @@ MISTAKES = {
     "a target": (("--config.population=2", "--config.target.metric=train/d_loss"), "one run"),
     "no member": (("--config.population=0",), "population must be at least 1, not 0"),
     "seeds": (("--config.population=2", f"--config.seed={2**32 - 1}"), "less than 2**32"),
+    "rollback": (
+        ("--config.population=2", "--config.on_nan=rollback", "--together"),
+        "are for runs that train alone: --notogether",
+    ),
     "no room": (("--config.population=2", "--max_members=0"), "max_members"),
 }
 

@@ -145,11 +145,54 @@ def test_the_grid_comes_first(join):
     assert taken[1].setting["penalties.r1"] == "2.5"
 
 
-def test_a_setting_that_comes_again_is_counted(join):
-    study = join(
-        "a", {"loss": ["hinge", "minimax"]}, [{"loss": x} for x in ("hinge", "minimax", "hinge")]
-    )
-    assert [trial.repeats for trial in study.take(3, never)] == [0, 0, 1]
+LOSSES = {"loss": ["hinge", "minimax"]}
+
+
+def test_a_setting_that_comes_again_has_other_seeds(join):
+    study = join("a", LOSSES, [{"loss": x} for x in ("hinge", "minimax", "hinge")])
+    assert [trial.draw for trial in study.take(3, never)] == [0, 0, 3]
+
+
+@pytest.mark.parametrize("quicker", [0, 1])
+def test_one_setting_that_two_propose_at_a_moment_has_two_draws(join, quicker, monkeypatch):
+    """Whichever is the last to look sees what the other has proposed."""
+    studies = [join(name, LOSSES, [{"loss": "hinge"}] * 2, num=2) for name in ("a", "b")]
+    first, second = studies[quicker], studies[1 - quicker]
+    words, taken = first._words, []
+
+    def meanwhile(params):  # between the first one's proposal and its look at others'
+        if not taken:
+            taken.append(None)
+            taken[:] = second.take(1, never)
+        return words(params)
+
+    first._taking = second._taking = contextlib.nullcontext()
+    first._words = meanwhile
+    taken += first.take(1, never)
+    assert sorted(trial.slot for trial in taken) == [0, 1]
+    assert len({trial.draw for trial in taken}) == 2
+
+
+def test_a_setting_of_the_grid_outlives_a_worker_that_had_only_asked(join):
+    dead, other = (join(name, LOSSES, [{"loss": "minimax"}], 1, lease=0.2) for name in ("a", "b"))
+    dead._study.ask()  # and no more
+    dead._closing.set()
+    [taken] = other.take(1, never)
+    assert taken.setting == {"loss": "minimax"}
+
+
+def test_an_attempt_that_came_twice_is_not_taken_up(join):
+    """Two have queued the same slot, and one that had asked for the second dies at once."""
+    study, other = join("a", num=1, lease=1e9), join("b", num=1, lease=1e9)
+    study._study.enqueue_trial({}, user_attrs={"slot": 0})
+    [held] = study.take(1, never)
+    study._study.ask()
+    other._is_dead = lambda trial: trial.number == 1
+    stops = iter([False, False, True, True])
+    assert other.take(1, lambda: next(stops)) == []
+    assert study.tell(held, 1.0, {})
+    assert other.take(1, never) == []
+    assert slots_by_state(study._study) == {(0, "COMPLETE"): 1}
 
 
 def test_the_trial_of_a_worker_that_died_elsewhere_is_taken_up(join):
@@ -320,6 +363,7 @@ def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
         *UNSCORED,
         "--grid=config.penalties.r1=1,2,3,4,5,6",
         TARGET,
+        "--prune",
         f"--storage={tmp_path}/log",
     ]
     report_row = train.report_row

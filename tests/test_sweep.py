@@ -177,6 +177,19 @@ MISTAKES = {
     "a flag of one run": (("--describe",), "are for train.py"),
     "no seed": (("--seeds=0",), "seeds"),
     "many": (("--seeds=101",), "101 runs are more than 100: --yes trains them all the same"),
+    "very many": (
+        [f"--grid=config.{x}={','.join(map(str, range(1, 1000)))}" for x in ("batch_size", "packing", "width")],
+        "997,002,999 runs are more than 100",
+    ),
+    "one setting twice": (("--grid=config.penalties.r1=1,1.0",), "r1=1 and penalties.r1=1.0 are the same setting"),
+    "a process of several": (("--distributed",), "are for train.py"),
+    "a target of some": (
+        ("--grid=config.penalties.r1=1,0", "--target=train/r1"), "--target='train/r1' is never logged",
+    ),
+    "a target too late": (
+        ("--target=eval/fd_classifier", "--config.eval_every=30", "--config.num_steps=20"),
+        "--target='eval/fd_classifier' is never logged: eval_every is 30, num_steps 20",
+    ),
     "a target never written": (("--target=eval/fid",), "--target='eval/fid' is never logged"),
     "a target without scores": (("--target=eval/fd_classifier", "--config.eval_every=0"), "never logged"),
 }  # fmt: skip
