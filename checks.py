@@ -287,8 +287,13 @@ def check_metrics(config: ConfigDict, gan: gans.Gan, judge: scores.Judge) -> Non
     """The metrics that a config names are logged, and the scores can be had.
 
     Raises:
-      app.UsageError: what is never logged, and what is.
+      app.UsageError: what is never logged, and what is; or why there can be no scores.
     """
+    try:
+        if config.eval_every:
+            scores.check(judge)
+    except app.UsageError as error:
+        raise app.UsageError(f"{error}: --config.eval_every=0 trains without") from error
     trained = [f"train/{name}" for name in gans.metric_names(gan, config)]
     scored = scores.metric_names(judge)
     for field, metric, known in (

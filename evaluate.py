@@ -51,9 +51,11 @@ def main(argv: list[str]) -> None:
             dataset = data.load(config)
             images = as_shape(images, dataset.spec.shape)
             judge = scores.make_judge(config, dataset, len(images))
+            scores.check(judge)
             results = [{"samples": SAMPLES.value, **scores.with_floor(judge, images)}]
         elif workdir:
             judge = scores.make_judge(config, data.load(config))
+            scores.check(judge)
             results = score_run(config, workdir, judge)
     for result in results:
         print(table(judge, result), end="\n\n")

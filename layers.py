@@ -444,7 +444,7 @@ class Conv(nn.Module):
         inputs, kernel = inputs.astype(self.dtype), kernel.astype(self.dtype)
         if self.transposed:
             outputs = transposed_conv(inputs, kernel, self.stride)
-        elif self.size == self.stride == 1:
+        elif self.size == self.stride == self.groups == 1:
             pixels = inputs.reshape(-1, channels)  # in two axes: XLA:CPU is slow at more
             outputs = (pixels @ kernel[0, 0]).reshape(*inputs.shape[:3], self.features)
         else:

@@ -440,6 +440,8 @@ class R3GANBlock(nn.Module):
                 f"group_size={self.group_size} makes {groups:,} groups of {wide:,} channels, and "
                 f"{MOST_GROUPS:,} are the most"
             )
+        if wide % groups:
+            raise ValueError(f"group_size={self.group_size} does not divide {wide:,} channels")
         gain = math.sqrt(2 / (1 + SLOPE**2)) * self.depth**-0.25
         conv = functools.partial(Conv, stride=1, dtype=self.dtype)
         hidden = conv(wide, size=1, kernel_init=scaled_normal(gain, channels))(inputs)

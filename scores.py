@@ -32,7 +32,9 @@ EVAL_KEY = 2**32 - 3  # folded into the state's key: latents that no step and no
 NUM_SAMPLES = 10_000
 BATCH_SIZE = 500
 MAX_CLASSES_APART = 100  # of more, distances inside each class are not logged
-MIN_SAMPLES = 10  # of the splits of the Inception score; neighbours need 6
+MIN_SAMPLES = 10  # of the splits of the Inception score
+MIN_REAL = 6  # of the five neighbours of each
+FEW = 100  # streamed ones, each decoded to be looked at
 # A metric of metrics.py, seen through the published Inception weights, has its usual name.
 USUAL_NAMES = {
     "fd_inception": "fid",
@@ -113,10 +115,10 @@ def make_judge(config: ConfigDict, dataset: data.Dataset, num_samples: int | Non
     mixture = data.TOYS[config.dataset]() if config.dataset in data.TOYS else None
     if num_samples is None:
         num_samples = config.eval_samples
+    if num_samples is not None and num_samples < MIN_SAMPLES:
+        raise app.UsageError(f"scores need {MIN_SAMPLES} samples at least, not {num_samples}")
     if num_samples is None:
         num_samples = min(NUM_SAMPLES, len(held_out.images) if held_out else NUM_SAMPLES)
-    if num_samples < MIN_SAMPLES:
-        raise app.UsageError(f"scores need {MIN_SAMPLES} samples at least, not {num_samples}")
     needed = num_samples * math.prod(shape) * dataset.images.itemsize
     if needed > data.host_memory():
         raise app.UsageError(
@@ -389,6 +391,23 @@ def score(judge: Judge, fake: np.ndarray, labels: np.ndarray | None = None) -> d
     for view in judge.views:
         found |= _view_scores(judge, view, fake, labels)
     return found
+
+
+def check(judge: Judge) -> None:
+    """The real examples are enough, and not all one: nothing could be compared with them.
+
+    Raises:
+      app.UsageError: they are not.
+    """
+    num, least = judge.num_samples, MIN_REAL if judge.views else 2
+    if num < MIN_SAMPLES:  # as many as are held out
+        raise app.UsageError(f"scores need {MIN_SAMPLES} held-out examples at least, not {num}")
+    if len(judge.dataset.images) < least:
+        num = len(judge.dataset.images)
+        raise app.UsageError(f"scores need {least} examples at least, not {num}")
+    real = some_images(judge, FEW if judge.dataset.streamed else num)
+    if (real == real[0]).all():
+        raise app.UsageError("scores are of how examples differ, and these are all equal")
 
 
 def some_images(judge: Judge, num: int) -> np.ndarray:

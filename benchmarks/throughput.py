@@ -52,6 +52,7 @@ BATCHES = (32, 64, 128, 256, 512, 1024)
 # How PyTorch runs.
 PYTORCH: dict[str, dict[str, bool]] = {
     "eager": {},
+    "channels last": {"channels_last": True},
     "compiled": {"compiled": True},
     "compiled, channels last": {"compiled": True, "channels_last": True},
     "channels last, CUDA graph": {"channels_last": True, "graphs": True},
@@ -70,6 +71,7 @@ SIDES = flags.DEFINE_multi_enum(
     "side", None, list(PYTORCH), "Of PyTorch's, several times; default: all there are."
 )
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Blocks of steps of each side.")
+KEPT = flags.DEFINE_bool("keep_memory", False, "PyTorch's processes keep memory as train.py does.")
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Of a block, about.")
 APART = flags.DEFINE_bool("apart", False, "Sides one after the other, where memory is for one.")
 JSON = flags.DEFINE_bool("json", False, "One object, as the last line.")
@@ -91,6 +93,7 @@ class Report(NamedTuple):
 
 def main(argv: list[str]) -> None:
     del argv
+    runtime.use_eigen()  # a product's rate is of what our steps have
     # All sides share a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     on_gpu = jax.default_backend() == "gpu"
@@ -187,12 +190,15 @@ def sides() -> list[str]:
     return ["twoplayer", *chosen]
 
 
-def serve(connection: Connection, side: str, workload: str, batch_size: int | None) -> None:
+def serve(
+    connection: Connection, side: str, workload: str, batch_size: int | None, keep_memory: bool
+) -> None:
     """A side's process: for every number of steps received, a Report or what went wrong."""
     try:
         config = make_config(workload, batch_size)
         if side == "twoplayer":
             runtime.use_eigen()  # both as train.py does
+        if side == "twoplayer" or keep_memory:
             runtime.keep_memory()
         run = twoplayer_steps(config) if side == "twoplayer" else pytorch_steps(config, side)
         for num in iter(connection.recv, 0):
@@ -228,7 +234,7 @@ class Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(theirs, side, workload, batch_size), daemon=True
+            target=serve, args=(theirs, side, workload, batch_size, KEPT.value), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -353,6 +359,7 @@ def cold_and_warm(page: str) -> dict[str, float]:
         for kind in ("cold", "warm"):
             workdir = Path(folder) / kind
             environment = os.environ | {"XDG_CACHE_HOME": folder}
+            environment.pop("JAX_COMPILATION_CACHE_DIR", None)
             command = [sys.executable, "train.py", f"--config={page}"]
             command += [f"--workdir={workdir}", "--config.num_steps=1", "--config.log_every=1"]
             start = time.perf_counter()

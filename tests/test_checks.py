@@ -18,8 +18,10 @@ from data import Dataset
 from models import GENERATORS
 from penalties import PENALTIES
 
-IMAGES = Dataset(np.zeros((100, 28, 28, 1), np.uint8))
-POINTS = Dataset(np.zeros((100, 2), np.float32), np.zeros(100, np.int32), 1)
+IMAGES = Dataset(np.random.default_rng(0).integers(256, size=(100, 28, 28, 1), dtype=np.uint8))
+POINTS = Dataset(
+    np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32), np.zeros(100, np.int32), 1
+)
 
 
 @pytest.fixture

@@ -42,6 +42,16 @@ CASES = [
 ]
 
 
+def test_a_kernel_of_one_pixel_in_groups():
+    """Each group of channels has a matrix of its own."""
+    module = layers.Conv(6, size=1, stride=1, groups=2, use_bias=False)
+    inputs = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
+    outputs, variables = module.init_with_output(jax.random.key(1), inputs)
+    kernel = variables["params"]["kernel"][0, 0]
+    by_hand = [inputs[..., :2] @ kernel[:, :3], inputs[..., 2:] @ kernel[:, 3:]]
+    np.testing.assert_allclose(outputs, np.concatenate(by_hand, axis=-1), rtol=1e-5, atol=1e-6)
+
+
 @pytest.fixture(params=["whole", "parts"])
 def kernel_gradients_form(request, monkeypatch):
     """Both forms of a kernel gradient, whatever the sizes."""

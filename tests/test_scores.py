@@ -184,6 +184,25 @@ def test_what_cannot_be_scored_is_refused(make_config, changes, message):
         starts.prepare(make_config(changes=changes))
 
 
+@pytest.mark.parametrize(("num", "message"), [(1, "2 examples at least, not 1"), (12, "all equal")])
+def test_examples_that_no_score_can_be_of_train_without(command, tmp_path, num, message):
+    """One image learnt by heart is a usual first test of a network."""
+    (tmp_path / "data").mkdir()
+    for i in range(num):
+        Image.new("L", (8, 8), 77).save(tmp_path / "data" / f"{i}.png")
+    words = ["--config=configs/digits.py:mescheder", f"--config.dataset=folder:{tmp_path / 'data'}"]
+    words += ["--config.batch_size=1", "--config.num_steps=2", f"--workdir={tmp_path / 'run'}"]
+    outcome = command("train.py", *words, "--config.eval_every=2")
+    assert (outcome.code, outcome.err.count("\n"), outcome.compilations) == (2, 1, 0), outcome
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+    outcome = command("train.py", *words, "--config.eval_every=0")
+    assert outcome.code == 0, outcome.err
+    outcome = command("evaluate.py", f"--workdir={tmp_path / 'run'}")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome
+    assert message in outcome.err
+
+
 def test_a_folder_is_scored(command, tmp_path):
     for i, image in enumerate(data.digits(None, held_out=True).images[:50]):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
