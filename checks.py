@@ -204,6 +204,25 @@ def check_use(config: ConfigDict, page: ConfigDict, overrides: list[str]) -> Non
         )
 
 
+def check_labels(config: ConfigDict, dataset: data.Dataset) -> None:
+    """Where labels are used there are some, and the networks take them.
+
+    Raises:
+      app.UsageError: there are none, or a network does not.
+    """
+    for field in ("balanced", "conditional"):
+        _require(
+            not config[field] or dataset.labels is not None,
+            f"{field}: {config.dataset} has no labels",
+        )
+    for player in ("generator", "discriminator"):
+        module = PLAYERS[player][config[player].name]
+        _require(
+            not config.conditional or "num_classes" in module.__dataclass_fields__,
+            f"conditional: the {player} {config[player].name} takes no labels",
+        )
+
+
 def check_devices(config: ConfigDict) -> None:
     """The devices are there, and divide a (micro-)batch.
 
@@ -230,14 +249,6 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
         config.batch_size <= size,
         f"batch_size={config.batch_size} is larger than {name}: {size} examples",
     )
-    for field in ("balanced", "conditional"):
-        _require(not config[field] or dataset.labels is not None, f"{field}: {name} has no labels")
-    for player in ("generator", "discriminator"):
-        module = PLAYERS[player][config[player].name]
-        _require(
-            not config.conditional or "num_classes" in module.__dataclass_fields__,
-            f"conditional: the {player} {config[player].name} takes no labels",
-        )
     for field, used in (
         ("augment", gan.augmentations),
         ("d_augment", gan.d_augmentations),

@@ -83,6 +83,10 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
         try:
             if len(argv) > 1:
                 raise app.UsageError(f"unexpected argument {argv[1]!r}: a flag is --NAME=VALUE")
+            for name in flags.FLAGS:  # such as --workdir=$RUN where there is no RUN
+                flag = flags.FLAGS[name]
+                if flag.present and not name.startswith("config") and flag.value == "":
+                    raise app.UsageError(f"--{name} is empty: give it a value, or leave it out")
             runtime.use_eigen()
             runtime.keep_memory()
             runtime.keep_programs()

@@ -57,6 +57,7 @@ def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
     checks.check_values(config)
     checks.check_devices(config)
     dataset = known.dataset if known else data.load(config)
+    checks.check_labels(config, dataset)
     gan = gans.make_gan(config, dataset.spec)
     checks.check_fit(config, gan, dataset)
     judge = known.judge if known else scores.make_judge(config, dataset)

@@ -12,6 +12,7 @@ sweep.csv has a line a run, sweep.html the curves, the ranking and samples.
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import io
@@ -234,7 +235,7 @@ def make_runs(
     Raises:
       app.UsageError: one of them is impossible.
     """
-    config = base.copy_and_resolve_references()
+    config = copy.deepcopy(base)  # a field of None keeps its type so
     cli.with_overrides(config, [f"--config.{k}={v}" for k, v in setting.items()])
     checks.check_values(config)
     checks.check_use(config, cli.load_page(), [*cli.overrides(), *setting])

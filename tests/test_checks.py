@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import app
@@ -29,6 +30,7 @@ def check(make_config):
     def check(recipe: str = "goodfellow", dataset: Dataset = IMAGES, **changes):
         config = make_config(f"configs/mnist.py:{recipe}", {"batch_size": 8} | changes)
         checks.check_values(config)
+        checks.check_labels(config, dataset)
         gan = gans.make_gan(config, dataset.spec)
         checks.check_fit(config, gan, dataset)
         checks.check_metrics(config, gan, scores.Judge(dataset, None, (), None, 100))
@@ -149,6 +151,21 @@ def labelled(dataset):
 )
 def test_what_fits_together(check, change):
     check("mescheder", dataset=labelled(IMAGES), **change)
+
+
+def test_a_network_that_takes_no_labels(check, monkeypatch):
+    class Plain(nn.Module):
+        shape: tuple[int, ...]
+        dtype: Any = jnp.float32
+
+        @nn.compact
+        def __call__(self, latents, labels=None, train=False):
+            return jnp.tanh(nn.Dense(28 * 28)(latents)).reshape(-1, 28, 28, 1)
+
+    monkeypatch.setitem(GENERATORS, "plain", Plain)
+    check(**{"generator.name": "plain"})
+    with pytest.raises(app.UsageError, match="conditional: the generator plain takes no labels"):
+        check(dataset=labelled(IMAGES), conditional=True, **{"generator.name": "plain"})
 
 
 @pytest.mark.parametrize("name", ["dcgan", "resnet", "r3gan"])

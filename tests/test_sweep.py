@@ -195,6 +195,18 @@ MISTAKES = {
 }  # fmt: skip
 
 
+def test_a_field_of_none_is_swept(command, tmp_path):
+    words = [*UNSCORED, "--grid=config.ema_half_life_end=1,2", "--config.decay_images=100"]
+    outcome = command("sweep.py", *words, f"--workdir={tmp_path / 'sweep'}")
+    assert outcome.code == 0, outcome.err
+    lines = table(tmp_path / "sweep")
+    assert [line["ema_half_life_end"] for line in lines] == ["1", "2"]
+    ends = [
+        runs.read_config(tmp_path / "sweep" / line["run"])["ema_half_life_end"] for line in lines
+    ]
+    assert ends == [1.0, 2.0]
+
+
 @pytest.mark.slow
 def test_programs_of_structures_that_are_done_go(command, tmp_path, monkeypatch):
     """They would fill the maps that Linux grants a process, in which it ends without a word."""

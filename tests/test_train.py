@@ -556,6 +556,7 @@ def test_a_profile_is_a_trace_of_some_calls(command, tmp_path):
 
 
 MISTAKES = {
+    "an empty flag": (("--init_from=",), "--init_from is empty: give it a value, or leave it out"),
     "no config": ((), "--config=FILE is missing"),
     "no file": (("--config=configs/nope.py",), "configs/nope.py does not exist"),
     "no recipe": (
