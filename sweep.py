@@ -53,7 +53,9 @@ STORAGE = flags.DEFINE_string(
     "storage", None, "Of what workers share: a database's URL, or a journal file's path."
 )
 ASK = flags.DEFINE_integer("ask", 1, "Trials that a worker trains at a time.", 1)
-PRUNE = flags.DEFINE_bool("prune", True, "End trials that are worse than the median on their way.")
+PRUNE = flags.DEFINE_bool(
+    "prune", None, "End trials that are worse than the median on their way; by default a search's."
+)
 LEASE = flags.DEFINE_float(
     "lease", 60, "Seconds without a sign after which a worker elsewhere is dead.", 0.1
 )
@@ -452,7 +454,7 @@ def train_alone(
 ) -> bool:
     """A trial's runs, one after the other; whether it is pruned, and the rest of them left out."""
     pruned, steps_before = False, 0
-    prune = PRUNE.value if PRUNE.present else bool(sweep.space)
+    prune = bool(sweep.space) if PRUNE.value is None else PRUNE.value
 
     def watch(row: dict[str, Any]) -> bool:
         nonlocal pruned

@@ -154,7 +154,7 @@ def test_a_setting_that_comes_again_has_other_seeds(join):
 
 
 @pytest.mark.parametrize("quicker", [0, 1])
-def test_one_setting_that_two_propose_at_a_moment_has_two_draws(join, quicker, monkeypatch):
+def test_one_setting_that_two_propose_at_a_moment_has_two_draws(join, quicker):
     """Whichever is the last to look sees what the other has proposed."""
     studies = [join(name, LOSSES, [{"loss": "hinge"}] * 2, num=2) for name in ("a", "b")]
     first, second = studies[quicker], studies[1 - quicker]
