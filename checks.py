@@ -264,7 +264,7 @@ def check_fit(config: ConfigDict, gan: gans.Gan, dataset: data.Dataset) -> None:
             f"augment.crop={config.augment.crop} must be less than the images' {height} pixels",
         )
     try:
-        state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+        state = gans.abstract_state(gan, config)
     except (ValueError, OverflowError) as error:
         raise app.UsageError(str(error).partition("\n")[0]) from error
     latents = 4 * gan.batch_size * gan.latent_dim

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.util
+import math
 import operator
 import re
 import signal
@@ -87,6 +88,8 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
                 flag = flags.FLAGS[name]
                 if flag.present and not name.startswith("config") and flag.value == "":
                     raise app.UsageError(f"--{name} is empty: give it a value, or leave it out")
+                if isinstance(flag.value, float) and math.isnan(flag.value):
+                    raise app.UsageError(f"--{name} takes a number, not nan")
             runtime.use_eigen()
             runtime.keep_memory()
             runtime.keep_programs()
@@ -96,6 +99,8 @@ def run(main: Callable[[list[str]], None], takes_config: bool = False) -> None:
         except OSError as error:
             fail(error, code=1)
 
+    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:  # --help is to tell of them, too
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded, flags_parser=parse_config if takes_config else parse)
 
 
@@ -123,6 +128,9 @@ def parse_config(argv: list[str]) -> list[str]:
         config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
     elif not any(re.match("--?help", argument) for argument in rest):
         fail("--config=FILE is missing: try --config=configs/digits.py")
+    else:
+        words = "FILE or FILE:RECIPE, see configs/; --config.FIELD=VALUE changes a field of it."
+        flags.DEFINE_string("config", None, words, module_name=sys.argv[0])
     try:
         return flags.FLAGS(rest)
     except flags.Error as error:

@@ -113,7 +113,7 @@ def score_run(config: ConfigDict, workdir: Path, judge: scores.Judge) -> list[di
       app.UsageError: no run, or no such checkpoint.
     """
     gan = gans.make_gan(config, judge.dataset.spec)
-    abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    abstract_state = gans.abstract_state(gan, config)
     results = []
     with runs.open_checkpoints(workdir) as checkpoints:
         for step in chosen_steps(checkpoints.steps()):

@@ -205,10 +205,15 @@ def abstract_batch(gan: Gan) -> Batch:
     return batch
 
 
+def abstract_state(gan: Gan, config: ConfigDict) -> GanState:
+    """The shapes and types of what `init` makes."""
+    return jax.eval_shape(lambda: init(gan, config, jax.random.key(0)))
+
+
 def metric_names(gan: Gan, config: ConfigDict) -> list[str]:
     """The names of the metrics that `update` returns."""
-    state = jax.eval_shape(lambda: init(gan, config, jax.random.key(0)))
-    metrics = jax.eval_shape(lambda *inputs: update(gan, *inputs)[1], state, abstract_batch(gan))
+    state, batch = abstract_state(gan, config), abstract_batch(gan)
+    metrics = jax.eval_shape(lambda *inputs: update(gan, *inputs)[1], state, batch)
     return sorted(metrics)
 
 

@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from absl import app
+
 import charts
+import checks
 import cli
 import data
 import describe
@@ -346,7 +349,11 @@ def _alarms(files: Files) -> str:
 def _recipe(files: Files) -> str:
     """What --describe says without compiling."""
     facts = files.starts[-1].get("dataset") if files.starts else None
-    lines = describe.words(files.config, facts or {}).splitlines()
+    try:
+        checks.check_values(files.config)
+        lines = describe.words(files.config, facts or {}).splitlines()
+    except app.UsageError as error:  # a fork's run, or of another revision
+        lines = [f"This code could not train it: {error}"]
     items = "".join(f"<li>{pages.text(line)}</li>" for line in lines)
     return f"<h2>Recipe</h2><ul>{items}</ul>"
 

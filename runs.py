@@ -51,11 +51,12 @@ RESUMABLE = (
 )
 
 
-def check(workdir: Path, config: ConfigDict) -> bool:
+def check(workdir: Path, config: ConfigDict, init_from: Path | None = None) -> bool:
     """Whether `workdir` holds a run to be resumed with this config (False: it can become one).
 
     Raises:
-      app.UsageError: it is a file, cannot be written, is damaged, or holds a run of another config.
+      app.UsageError: it is a file, cannot be written, is damaged, or holds a run of another config
+        or with weights of another run than `init_from`.
     """
     try:
         _check_writable(workdir)
@@ -80,6 +81,12 @@ def check(workdir: Path, config: ConfigDict) -> bool:
         raise app.UsageError(
             f"workdir {workdir} holds a run with another config: {', '.join(changed)}. "
             "Resume it with its own, or choose another --workdir"
+        )
+    donor = first_weights(workdir)
+    if init_from and read_starts(workdir) and init_from.resolve() != donor:
+        raise app.UsageError(
+            f"init_from is for a new run, and workdir {workdir} holds one that began with "
+            f"{f'the weights of {donor}' if donor else 'weights of its own'}"
         )
     return True
 
@@ -130,12 +137,17 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def create(
-    workdir: Path, config: ConfigDict, resuming: bool, dataset: dict[str, Any] | None = None
+    workdir: Path,
+    config: ConfigDict,
+    resuming: bool,
+    dataset: dict[str, Any] | None = None,
+    init_from: Path | None = None,
 ) -> IO:
     """Makes the folder, and writes down the config and, one entry a start, the environment.
 
     Args:
       dataset: what env.json is to say of the data set.
+      init_from: the run whose weights it begins with; of one that is resumed `first_weights` knows.
     Returns:
       A file whose closing, or the end of the process, lets another process train in the folder.
     Raises:
@@ -146,13 +158,15 @@ def create(
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
         lock = _lock(workdir / "env.json")
         if resuming:
-            starts = read_starts(workdir)
+            starts, init_from = read_starts(workdir), first_weights(workdir) or init_from
         else:
             (workdir / "config.json").touch(exist_ok=False)
         replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
         lock.seek(0)
         lock.truncate()
-        start = {**environment(), "dataset": dataset or {}, "earlier_starts": starts}
+        donor = str(init_from.resolve()) if init_from else None
+        start = {**environment(), "dataset": dataset or {}, "init_from": donor}
+        start["earlier_starts"] = starts
         lock.write(json.dumps(start, indent=2) + "\n")
         lock.flush()
     except OSError as error:
@@ -180,6 +194,12 @@ def read_starts(workdir: Path) -> list[dict[str, Any]]:
         return [*latest.pop("earlier_starts", []), latest]
     except (OSError, ValueError, AttributeError):
         return []
+
+
+def first_weights(workdir: Path) -> Path | None:
+    """The run whose weights the one in `workdir` began with, if it did not draw its own."""
+    donors = [start.get("init_from") for start in read_starts(workdir)[-1:]]
+    return Path(donors[0]) if donors and donors[0] else None
 
 
 def environment() -> dict[str, Any]:

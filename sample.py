@@ -27,6 +27,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+import checks
 import cli
 import data
 import devices
@@ -43,12 +44,13 @@ import scores
 
 STEP, TRUNCATION = cli.checkpoint_flags()
 OUT = flags.DEFINE_string("out", None, "The file; without it one in the run's folder.")
-ROWS = flags.DEFINE_integer("rows", None, "Without it one a class, or some.")
-COLUMNS = flags.DEFINE_integer("columns", None, "Of the picture; 10 samples of a grid.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the latents.")
+ROWS = flags.DEFINE_integer("rows", None, "Without it one a class, or some.", 1)
+COLUMNS = flags.DEFINE_integer("columns", None, "Of the picture; 10 samples of a grid.", 1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the latents.", 0, 2**32 - 1)
 CLASSES = flags.DEFINE_string("classes", None, "Of the rows, as 3,1,4; without it all in turn.")
 PCA = flags.DEFINE_bool("pca", False, "Directions are GANSpace's instead of SeFa's.")
 
+MOST_IMAGES = 10_000  # of a picture
 MOST_ROWS = 100  # of a picture, where nobody asks for more
 MOST_FRAMES = 100  # of a timeline
 ANCHORS, FRAMES_BETWEEN = 4, 12  # of a walk
@@ -90,9 +92,8 @@ def main(argv: list[str]) -> None:
     del argv
     if not cli.WORKDIR.value:
         raise app.UsageError("--workdir=DIR is missing: the folder of a run")
-    for flag in (ROWS, COLUMNS):
-        if flag.value is not None and flag.value < 1:
-            raise app.UsageError(f"--{flag.name} must be at least 1, not {flag.value}")
+    if (ROWS.value or 1) * (COLUMNS.value or 1) > MOST_IMAGES:
+        raise app.UsageError(f"--rows times --columns is at most {MOST_IMAGES:,} images")
     workdir = Path(os.path.expanduser(cli.WORKDIR.value))
     mode = MODES[MODE.value]
     for name in ("step", "truncation", "rows", "columns", "seed", "classes", "pca"):
@@ -122,15 +123,17 @@ def open_run(workdir: Path, images: bool = False) -> Run:
       workdir: the folder.
       images: points will not do.
     Raises:
-      app.UsageError: it is no run, has no such checkpoint, or has points.
+      app.UsageError: it is no run, is of a network that is not here, has no such checkpoint, or
+        has points.
     """
     config = cli.restore_config(runs.flatten(runs.read_config(workdir)))
+    checks.check_values(config)
     dataset = data.load(config)
     if images and dataset.spec.kind != "image":
         raise app.UsageError(f"--mode={MODE.value} is of images, and {config.dataset} has points")
     gan = gans.make_gan(config, dataset.spec)
     chosen_classes(gan, config)
-    abstract_state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    abstract_state = gans.abstract_state(gan, config)
     with runs.open_checkpoints(workdir) as checkpoints:
         step = cli.choose_step(checkpoints.steps(), STEP.value)
         state = checkpoints.restore(abstract_state, step)

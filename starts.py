@@ -107,7 +107,7 @@ def begin(
     Arguments and errors are those of `train_together`.
     """
     with hosts.agreed():
-        resuming = [runs.check(*run) for run in zip(workdirs, configs)]
+        resuming = [runs.check(*run, init_from) for run in zip(workdirs, configs)]
         prepared = prepared or prepare(configs[0])
         alike = hashes(configs[0], prepared.dataset) if jax.process_count() > 1 else {}
     hosts.check_same(alike)
@@ -120,10 +120,15 @@ def begin(
     with hosts.agreed():
         if restoring:
             hosts.wait_until((folder / "checkpoints" / str(latest)).exists, folder)
-        if restoring and init_from:
-            raise app.UsageError(f"init_from is for a new run, and workdir {folder} holds one")
-        abstract_state = jax.eval_shape(lambda: gans.init(gan, configs[0], jax.random.key(0)))
-        donor = read_donor(init_from, abstract_state) if init_from else None
+        if not restoring and any(map(has_ended, workdirs, configs)):
+            raise app.UsageError(
+                f"{folder} was trained to step {configs[0].num_steps:,} and has no checkpoint to "
+                "go on from: choose another --workdir"
+            )
+        if resuming[0]:
+            init_from = runs.first_weights(workdirs[0]) or init_from
+        abstract_state = gans.abstract_state(gan, configs[0])
+        donor = read_donor(init_from, abstract_state) if init_from and not restoring else None
         if configs[0].steps_per_call is None:  # of one structure: of them all
             configs = [config.copy_and_resolve_references() for config in configs]
             for config, workdir, begun in zip(configs, workdirs, resuming):
@@ -151,7 +156,10 @@ def begin(
             state = checkpoints.restore(jax.eval_shape(draw), latest, places)
     with hosts.agreed():
         if hosts.is_first():
-            locks = [runs.create(*run, dataset.facts) for run in zip(workdirs, configs, resuming)]
+            locks = [
+                runs.create(*run, dataset.facts, init_from)
+                for run in zip(workdirs, configs, resuming)
+            ]
             checkpoints.set_aside(-1 if latest is None else latest, again=rollbacks > 0)
     there = json.loads(hosts.tell(json.dumps(checkpoints.committed()))[0])
     with hosts.agreed():
@@ -221,6 +229,12 @@ def open_member(
     )
     find_best(member)
     return member
+
+
+def has_ended(workdir: Path, config: ConfigDict) -> bool:
+    """Whether there is a run whose rows go to the config's last step, and are finite there."""
+    last = runs.read_metrics(workdir)[-1:]
+    return any(row["step"] >= config.num_steps and not population.is_lost(row) for row in last)
 
 
 def steps_per_call(gan: gans.Gan, state: gans.GanState) -> int:

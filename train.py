@@ -177,6 +177,8 @@ def joining() -> bool:
     if coordinator is None:
         if num is not None or i is not None:
             raise app.UsageError("--num_processes and --process_id are for --coordinator=HOST:PORT")
+        if flags.FLAGS[HOST_TIMEOUT.name].present and not DISTRIBUTED.value:
+            raise app.UsageError("--host_timeout is for --distributed or --coordinator=HOST:PORT")
         return DISTRIBUTED.value
     if num is None or i is None:
         raise app.UsageError("--coordinator needs --num_processes and --process_id, too")
@@ -202,9 +204,16 @@ def run(config: ConfigDict) -> int:
             raise app.UsageError("--together and --max_members are for --config.population=N")
         if config.population > 1 and jax.process_count() > 1:
             raise app.UsageError("population is for one process: a sweep has a worker a machine")
+    init_from, profile = (
+        Path(os.path.expanduser(flag.value)) if flag.value else None
+        for flag in (INIT_FROM, PROFILE)
+    )
     if DESCRIBE.value:
         with hosts.agreed():
-            words = describe.describe(config, *starts.prepare(config)[:2])
+            dataset, gan, _ = starts.prepare(config)
+            if init_from:
+                starts.read_donor(init_from, gans.abstract_state(gan, config))
+            words = describe.describe(config, dataset, gan)
         if hosts.is_first():
             print(words)
         return 0
@@ -212,10 +221,6 @@ def run(config: ConfigDict) -> int:
     stop = stopping(signals)
     name = cli.WORKDIR.value or hosts.tell(default_workdir(config, cli.config_name()))[0]
     workdir = Path(os.path.expanduser(name))
-    init_from, profile = (
-        Path(os.path.expanduser(flag.value)) if flag.value else None
-        for flag in (INIT_FROM, PROFILE)
-    )
     settings = config, workdir, init_from, stop, profile
     if config.population > 1:
         train_population(*settings, TOGETHER.value, MAX_MEMBERS.value)
@@ -479,13 +484,13 @@ def train_members(
     bounds = firsts or list(range(len(configs)))
     for first, end in zip(bounds, [*bounds[1:], len(configs)]):
         place = folder / f"from_{first}" if end - first > 1 else workdirs[first]
-        donor = None if (place / "checkpoints").exists() else init_from
-        if not stop():
+        members = configs[first:end], workdirs[first:end]
+        kept = (place / "checkpoints").exists()
+        if not stop() and (kept or not any(map(starts.has_ended, members[1], members[0]))):
             train_together(
-                configs[first:end],
-                workdirs[first:end],
+                *members,
                 place,
-                donor,
+                init_from,
                 stop,
                 profile,
                 population.is_lost,
@@ -530,9 +535,9 @@ def train_population(
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
     trains_together(config, together)
-    resuming = runs.check(workdir, config)
+    resuming = runs.check(workdir, config, init_from)
     prepared = starts.prepare(config)
-    with runs.create(workdir, config, resuming, prepared.dataset.facts):
+    with runs.create(workdir, config, resuming, prepared.dataset.facts, init_from):
         configs, workdirs = members_of(config, workdir)
         train_members(
             configs, workdirs, workdir, init_from, stop, profile, together, max_members, prepared

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
 
 def counted(gan: gans.Gan, config: Any) -> tuple[Any, list[float]]:
     """A step, its GFLOP, and MB that each network keeps."""
-    state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+    state = gans.abstract_state(gan, config)
     lowered = jax.jit(gans.update, static_argnums=0).lower(gan, state, gans.abstract_batch(gan))
     kept = [bytes_kept(gan, state, player) / 1e6 for player in PLAYERS]
     return lowered, [flops(gan, config) / 1e9, *kept]

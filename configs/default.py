@@ -6,6 +6,7 @@ A number x with a field x_end goes there along a cosine in `decay_images`; None:
 """
 
 import inspect
+from typing import get_args, get_type_hints
 
 from ml_collections import ConfigDict, config_dict
 
@@ -50,7 +51,8 @@ def get_config() -> ConfigDict:
         config[player] = ConfigDict({"name": "mlp"})
         for network in networks.values():
             for field, default in network_fields(network).items():
-                config[player][field] = config_dict.placeholder(type(default))
+                of_type = type(default) if default is not None else _but_none(network, field)
+                config[player][field] = config_dict.placeholder(of_type)
     config.precision = "float32"  # float32 or bfloat16: the networks' arithmetic, not parameters
 
     # The game
@@ -116,3 +118,8 @@ def get_config() -> ConfigDict:
     config.inception_weights = config_dict.placeholder(str)  # None: the cache folder, or a download
     config.best_metric = ""  # whose best checkpoint is kept; empty: FID, or fd_classifier, ...
     return config.lock()  # a mistyped name in a page is an error
+
+
+def _but_none(network: type, field: str) -> type:
+    """What a field of such a type as `int | None` takes beside None."""
+    return next(x for x in get_args(get_type_hints(network)[field]) if x is not type(None))

@@ -191,6 +191,7 @@ def test_a_forks_network_may_have_fields_that_are_no_sizes(make_config, monkeypa
         use_bias: bool = True
         extra: int = 0
         size: int = 3
+        more: int | None = None
         dtype: Any = None
 
         @nn.compact
@@ -199,10 +200,12 @@ def test_a_forks_network_may_have_fields_that_are_no_sizes(make_config, monkeypa
 
     monkeypatch.setitem(GENERATORS, "mine", Mine)
     changes = {"generator.name": "mine", "generator.use_bias": False, "generator.extra": 0}
+    changes |= {"generator.more": 2}
     config = make_config("configs/ring.py:goodfellow", changes)
     checks.check_values(config)
     generator = gans.make_gan(config, POINTS.spec).generator
     assert (generator.use_bias, generator.extra, generator.size) == (False, 0, 3)
+    assert generator.more == 2
     config.generator.size = 0
     with pytest.raises(app.UsageError, match="generator.size must be at least 1, not 0"):
         checks.check_values(config)

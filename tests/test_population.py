@@ -317,6 +317,18 @@ def test_one_that_is_left_over_is_a_run_alone(make_config, tmp_path, capsys):
     assert "has stopped at numbers that are not finite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_what_is_over_and_has_no_checkpoint_is_not_trained_again(make_config, tmp_path, together):
+    changes = {"population": 2, "num_steps": 5, "checkpoint_every": 0, "sample_every": 0}
+    config = make_config(changes=SMALL | changes)
+    logs = [tmp_path / f"seed_{i}" / "metrics.jsonl" for i in range(2)]
+    times = []
+    for _ in range(2):
+        train.train_population(config, tmp_path, together=together)
+        times.append([log.stat().st_mtime_ns for log in logs])
+    assert times[0] == times[1]
+
+
 def test_programs_hold_so_many_members(make_config, tmp_path):
     config = make_config("configs/digits.py:mescheder", SMALL | {"population": 5})
     train.train_population(config, tmp_path, together=True, max_members=2)

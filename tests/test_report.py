@@ -264,6 +264,8 @@ ODD = {  # how a folder is changed, and what its page says then
         "none: not a git checkout"),
     "a population's": (lambda run: write_rows(run, [row | {"eval/fd_classifier_std": 0.25}
         for row in runs.read_metrics(run)]), " ± 0.25"),
+    "a network of a fork": (lambda run: rewrite(run / "config.json", lambda c: c["generator"].update(
+        name="mine")), "This code could not train it: generator.name='mine' does not exist"),
     "a metric of a fork": (lambda run: write_rows(run, [row | {"train/my_own": 0.125}
         for row in runs.read_metrics(run)]), "my_own"),
 }  # fmt: skip

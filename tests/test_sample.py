@@ -1,5 +1,6 @@
 """Pictures out of a run: `python sample.py`."""
 
+import json
 import re
 import shutil
 
@@ -178,7 +179,11 @@ def test_a_folder_of_images_holds_nothing_out(command, train, workdir, tmp_path)
     [
         ([], "--workdir=DIR is missing"),
         (["--workdir=nowhere"], "nowhere"),
-        (["--workdir=nowhere", "--rows=0"], "--rows must be at least 1"),
+        (["--workdir=nowhere", "--rows=0"], "flag --rows=0: 0 is not a positive integer"),
+        (["--workdir=nowhere", "--rows=101", "--columns=100"], "is at most 10,000 images"),
+        (["--workdir=nowhere", "--seed=-1"], "flag --seed=-1: -1 is not an integer in the range"),
+        (["--workdir=nowhere", "--seed=4294967296"], "is not an integer in the range"),
+        (["--workdir=nowhere", "--truncation=nan"], "--truncation takes a number, not nan"),
         (["--workdir=nowhere", "--truncation=0"], "truncation"),
         (["--workdir=nowhere", "--out=nowhere/x.png"], "there is no folder nowhere"),
         (["--workdir=nowhere", "--mode=timeline"], "nowhere holds no run"),
@@ -200,6 +205,17 @@ def test_mistakes_are_one_line(command, words, message):
     assert result.code == 2
     assert message in result.err
     assert result.compilations == 0
+
+
+@pytest.mark.parametrize("script", ["sample.py", "evaluate.py"])
+def test_a_network_that_is_not_here(train, command, workdir, script):
+    train()
+    config = json.loads((workdir / "config.json").read_text())
+    config["generator"]["name"] = "mine"
+    (workdir / "config.json").write_text(json.dumps(config))
+    result = command(script, f"--workdir={workdir}")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "generator.name='mine' does not exist: choose from mlp" in result.err
 
 
 def test_a_grid_has_as_many_columns_as_asked():

@@ -502,10 +502,40 @@ def test_init_from_takes_the_weights_and_nothing_else(make_config, command, tmp_
         assert (outcome.code, words in outcome.err) == (2, True), outcome.err
         assert outcome.compilations == 0
         assert not (tmp_path / "x").exists()
-    outcome = command(*base, f"--workdir={tmp_path / 'heir'}", "--config.batch_size=16",
-                      "--config.seed=7", "--config.optimizer.generator.learning_rate=5e-3",
-                      "--config.ema_half_life=50")  # fmt: skip
-    assert (outcome.code, "init_from is for a new run" in outcome.err) == (2, True)
+
+
+def test_a_command_with_init_from_goes_on_where_it_is_started_again(make_config, tmp_path):
+    donor, heir = tmp_path / "donor", tmp_path / "heir"
+    config = make_config(changes={"batch_size": 16, "num_steps": 5, "checkpoint_every": 5})
+    train.train_and_evaluate(config, donor)
+    with pytest.raises(app.UsageError, match="that began with weights of its own"):
+        train.train_and_evaluate(config, donor, init_from=heir)
+    config.seed = 7
+    first = train.train_and_evaluate(config, heir, init_from=donor)
+    config.num_steps = 8
+    with pytest.raises(app.UsageError, match=f"that began with the weights of {donor}"):
+        train.train_and_evaluate(config, heir, init_from=heir)
+    donor.rename(tmp_path / "moved")  # it is not needed again
+    again = train.train_and_evaluate(config, heir, init_from=donor)
+    assert (int(first.step), int(again.step)) == (5, 8)
+    assert [start["init_from"] for start in runs.read_starts(heir)] == [str(donor)] * 2
+
+
+def test_a_run_without_checkpoints(make_config, tmp_path):
+    """It begins anew, with the same weights, where it had not come to its end."""
+    changes = {"batch_size": 16, "num_steps": 3, "log_every": 1, "checkpoint_every": 0}
+    config = make_config(changes=changes)
+    train.train_and_evaluate(make_config(changes=changes | {"checkpoint_every": 3}), tmp_path / "x")
+    config.seed = 7
+    heir = tmp_path / "heir"
+    whole = train.train_and_evaluate(config, heir, init_from=tmp_path / "x")
+    kept = (heir / "metrics.jsonl").read_text()
+    with pytest.raises(app.UsageError, match="was trained to step 3 and has no checkpoint"):
+        train.train_and_evaluate(config, heir)
+    assert (heir / "metrics.jsonl").read_text() == kept
+    (heir / "metrics.jsonl").write_text("".join(kept.splitlines(keepends=True)[:2]))  # a kill
+    again = train.train_and_evaluate(config, heir)
+    jax.tree.map(np.testing.assert_array_equal, whole.generator.params, again.generator.params)
 
 
 def test_describe_trains_nothing(command, tmp_path, monkeypatch):
@@ -555,7 +585,19 @@ def test_a_profile_is_a_trace_of_some_calls(command, tmp_path):
     assert (outcome.code, outcome.err) == (2, f"train.py: profile {file}: File exists\n")
 
 
+@pytest.mark.parametrize("script", ["train", "evaluate", "sample", "sweep"])
+def test_help_tells_of_every_flag(script):
+    words = subprocess.run([sys.executable, f"{script}.py", "--help"], cwd=ROOT,
+                           capture_output=True, text=True).stdout  # fmt: skip
+    takes_config = script in ("train", "sweep")
+    for flag in ("--workdir", "--config" if takes_config else "--truncation"):
+        assert f"  {flag}: " in words
+
+
 MISTAKES = {
+    "a donor that is not there": (("--describe", "--init_from=/nowhere"), "/nowhere holds no run"),
+    "a time-out of one process": (("--host_timeout=9",), "--host_timeout is for --distributed or"),
+    "no number": (("--max_seconds=nan",), "--max_seconds takes a number, not nan"),
     "an empty flag": (("--init_from=",), "--init_from is empty: give it a value, or leave it out"),
     "no config": ((), "--config=FILE is missing"),
     "no file": (("--config=configs/nope.py",), "configs/nope.py does not exist"),
