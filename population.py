@@ -69,10 +69,10 @@ def member(population: State, i: int) -> gans.GanState:
     return state.replace(step=jnp.where(state.step < 0, population.step, state.step))
 
 
-def going(population: State, metrics: dict[str, jax.Array] | None = None) -> list[int]:
-    """The members that are not frozen; a run alone as long as its metrics are finite."""
+def going(population: State) -> list[int]:
+    """The members that are not frozen; a run alone never is."""
     if isinstance(population, gans.GanState):
-        return [0] if all(map(np.isfinite, (metrics or {}).values())) else []
+        return [0]
     return [i for i, step in enumerate(np.asarray(population.frozen)) if step < 0]
 
 

@@ -248,11 +248,11 @@ class Rows:
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         row: dict[str, Any] = {"step": step, "images": images, "seconds": round(seconds, 3)}
         row |= finite
-        alarms, self.notes = [*self.notes, *judge([*self.rows, row])], []
-        if alarms:
-            row["alarms"] = alarms
         before, self.last = self.last, row
         self.rows.append(row)
+        alarms, self.notes = [*self.notes, *judge(self.rows)], []
+        if alarms:
+            row["alarms"] = alarms
         self._keep(before, list(metrics))
         return alarms
 

@@ -445,21 +445,23 @@ def alarms(rows: Sequence[dict[str, Any]]) -> list[str]:
     Args:
       rows: all rows so far, the newest last.
     """
-    rows = list(rows)
-    found = [_modes_lost(rows)]
-    found += [check(rows) for check in LASTING if not check(rows[:-1])]
+    before = rows[:-1]
+    scored = any(name.startswith("eval/") for name in rows[-1])
+    found = [_modes_lost(rows)] if scored else []
+    checks = OF_TRAINING + OF_SCORES * scored  # which look through all rows for the last scores
+    found += [check(rows) for check in checks if not check(before)]
     return [text for text in found if text]
 
 
-def _values(name: str, rows: list[dict[str, Any]]) -> list[float]:
+def _values(name: str, rows: Sequence[dict[str, Any]]) -> list[float]:
     return [row[name] for row in rows if row.get(name) is not None]
 
 
-def _latest(name: str, rows: list[dict[str, Any]]) -> float | None:
+def _latest(name: str, rows: Sequence[dict[str, Any]]) -> float | None:
     return next((row[name] for row in reversed(rows) if row.get(name) is not None), None)
 
 
-def _modes_lost(rows: list[dict[str, Any]]) -> str | None:
+def _modes_lost(rows: Sequence[dict[str, Any]]) -> str | None:
     """Modes that the evaluation before had."""
     if not rows or rows[-1].get("eval/modes") is None:
         return None
@@ -473,7 +475,7 @@ def _modes_lost(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-def _discriminator_pinned(rows: list[dict[str, Any]]) -> str | None:
+def _discriminator_pinned(rows: Sequence[dict[str, Any]]) -> str | None:
     """D has told everything right for a while."""
     accuracies = _values("train/d_accuracy", rows[-10:])
     if len(accuracies) < 10 or min(accuracies) < 0.99:
@@ -485,7 +487,7 @@ def _discriminator_pinned(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-def _gradient_vanishing(rows: list[dict[str, Any]]) -> str | None:
+def _gradient_vanishing(rows: Sequence[dict[str, Any]]) -> str | None:
     """G's gradient is a hundredth of what it was."""
     first, latest = (_values("train/g_grad_norm", part) for part in (rows[:100], rows[-5:]))
     if len(first) < 10 or len(latest) < 5 or max(latest) > 0.01 * statistics.median(first):
@@ -497,7 +499,7 @@ def _gradient_vanishing(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-def _samples_constant(rows: list[dict[str, Any]]) -> str | None:
+def _samples_constant(rows: Sequence[dict[str, Any]]) -> str | None:
     """All samples look alike."""
     value = _latest("eval/relative_deviation_pixels", rows)
     if value is None or value > 0.2:
@@ -509,7 +511,7 @@ def _samples_constant(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-def _samples_not_finite(rows: list[dict[str, Any]]) -> str | None:
+def _samples_not_finite(rows: Sequence[dict[str, Any]]) -> str | None:
     """No score could be had."""
     if _latest("eval/num_samples", rows) != 0:
         return None
@@ -519,7 +521,8 @@ def _samples_not_finite(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
-LASTING = (_samples_not_finite, _discriminator_pinned, _gradient_vanishing, _samples_constant)
+OF_TRAINING = (_discriminator_pinned, _gradient_vanishing)  # lasting, as those below
+OF_SCORES = (_samples_not_finite, _samples_constant)
 
 
 def _point_scores(mixture: data.Mixture, fake: np.ndarray) -> dict[str, float]:

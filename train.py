@@ -13,26 +13,22 @@ if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports,
 
 import contextlib
 import functools
-import json
 import math
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+import batches
 import checks
 import cli
 import data
@@ -41,13 +37,10 @@ import devices
 import gan as gans
 import hosts
 import population
-import report
+import progress
 import runs
 import runtime
-import scores
 import starts
-import streams
-from checkpoints import Checkpoints
 from population import Population, State
 
 INIT_FROM = flags.DEFINE_string("init_from", None, "A run whose weights a new run starts from.")
@@ -78,7 +71,6 @@ HOST_TIMEOUT = flags.DEFINE_integer(
 )
 DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same bits on a GPU, too: slower.")
 
-SHOWN = ("d_loss", "g_loss")  # beside the progress bar
 PROFILED_CALLS = range(2, 12)  # of a start, whose first one compiles
 
 
@@ -300,59 +292,50 @@ def train_together(
       app.UsageError, OSError: as there.
     """
     training = starts.begin(configs, workdirs, folder, init_from, profile, prepared, rollbacks)
-    dataset, gan, judge = training.prepared
+    dataset, gan, _ = training.prepared
     state, members = training.state, training.members
-    config, num_members = members[0].config, len(members)
+    config, size = members[0].config, members[0].config.batch_size * len(members)
     labels = gans.class_rows(gan, 10, starts.NUM_SAMPLES // 10)
+    step = first_step = compiled_step = int(state.step)
+    if hosts.is_first():
+        print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
+    vote = hosts.Vote(training.mesh)
+    course = progress.Course(training, watch)
+    course.ending |= vote(stop())
+    clock = progress.Clock(members[0].log.last["seconds"])
+    metrics: dict[str, jax.Array] = {}
+    held, calls = False, 0  # held: the row of `metrics` is yet to be written
+    exact = config.target.metric.startswith("train/")  # the state is to be that of the row
 
-    def report_picture(i: int) -> None:
+    def draw_picture(i: int) -> None:
         average, member = population.member(state, i).average, members[i]
         network = gans.standing_statistics(gan, average, member.picture_key)
         fakes = sample(gan, network, member.latents, labels)
         member.log.picture(step, fakes, dataset.images)
 
-    step = int(state.step)
-    vote = hosts.Vote(training.mesh)
-    if hosts.is_first():
-        print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
-    start = compiled = time.perf_counter()
-    seconds_before, first_step, evaluating = members[0].log.last["seconds"], step, 0.0
-    compiled_step = step
-    reached = scores.target_reached(config, members[0].log.last)
-    stopped = num_members == 1 and population.is_lost(members[0].log.last)
-    if stopped and hosts.is_first():
-        way = "--config.on_nan=rollback goes on from the last checkpoint"
-        tqdm.write(f"{folder} has stopped at numbers that are not finite: {way}", file=sys.stderr)
-    ending = stopped or reached or vote(stop()) or (num_members == 1 and watch(members[0].log.last))
-    metrics: dict[str, jax.Array] = {}
-    going = population.going(state)
-    lost: list[int] = []
-    ending |= not going
-    calls = 0
     with (
         devices.used(training.mesh),
         tqdm(
-            total=config.num_steps * config.batch_size * num_members,
-            initial=step * config.batch_size * num_members,
+            total=config.num_steps * size,
+            initial=step * size,
             unit="img",
             unit_scale=True,
             disable=not (sys.stderr.isatty() and hosts.is_first()),
         ) as bar,
         contextlib.ExitStack() as tracing,
-        reading(training, any_left=step < config.num_steps and not ending) as read,
+        batches.reading(training, step < config.num_steps and not course.ending) as read,
     ):
         try:
-            if _due(step, config.sample_every, reached or step == config.num_steps):
-                for i in going:  # the first picture; or one that a kill has left out
+            over = course.ending or step == config.num_steps
+            if _due(step, config.sample_every, course.reached or step == config.num_steps):
+                for i in course.going:  # the first picture; or one that a kill has left out
                     if hosts.any_of(not runs.sample_path(members[i].workdir, step).exists()):
-                        report_picture(i)
-            if num_members > 1 and _due(step, config.checkpoint_every, ending=True):
-                over = ending or step == config.num_steps  # a kill may have left these out, too
-                save_members(
-                    training, state, [i for i in range(num_members) if over or i not in going]
-                )
-            while step < config.num_steps and not ending:
-                previous, lost = metrics, []
+                        draw_picture(i)
+            if not course.alone and config.checkpoint_every:  # a kill may have left these out, too
+                gone = [i for i in range(len(members)) if over or i not in course.going]
+                progress.save_members(training, state, gone)
+            while step < config.num_steps and not course.ending:
+                previous, course.lost = metrics, []
                 calls += 1
                 if profile and calls == PROFILED_CALLS.start:
                     tracing.enter_context(jax.profiler.trace(hosts.own(profile)))
@@ -362,82 +345,76 @@ def train_together(
                 if calls == PROFILED_CALLS.stop - 1:
                     jax.block_until_ready(state)
                     tracing.close()
+                if held:  # while the device is at the next call
+                    course.look(previous)
+                    course.write(step, clock.seconds(), state, previous, {})
+                    bar.set_postfix(course.shown)
                 step += num
                 if compiled_step == first_step:
                     jax.block_until_ready(state)
-                    compiled, compiled_step = time.perf_counter(), step
-                bar.update(num * config.batch_size * num_members)
+                    clock.compiled()
+                    compiled_step = step
+                bar.update(num * size)
                 last, stopping_now = step == config.num_steps, vote(stop())
-                rows: dict[int, dict[str, float]] = {i: {} for i in going}
-                reporting = _due(step, config.log_every, last)
-                every = config.eval_every, config.checkpoint_every
-                if reporting or stopping_now or any(_due(step, n, ending=False) for n in every):
-                    before, going = going, population.going(state, metrics)
-                    lost = [i for i in before if i not in going]
-                if reporting or lost:
-                    values = {f"train/{name}": np.ravel(x) for name, x in metrics.items()}
-                    rows = {i: {name: float(x[i]) for name, x in values.items()} for i in rows}
-                    shown = {
-                        name: [row[f"train/{name}"] for row in rows.values()] for name in SHOWN
-                    }
-                    bar.set_postfix({name: f"{np.mean(x):.3f}" for name, x in shown.items()})
+                logging = _due(step, config.log_every, last)
+                every = config.sample_every, config.eval_every, config.checkpoint_every
+                waiting = last or stopping_now or course.ending or bool(course.lost)
+                waiting |= exact and logging
+                waiting |= any(_due(step, n, ending=False) for n in every)
+                held = logging and not waiting
+                if course.lost and course.alone:  # no state to go on from
+                    break
+                if not waiting:
+                    continue
+                lost = course.lost
+                course.look(metrics)
+                scored = {}
                 if _due(step, config.eval_every, ending=False):
                     jax.block_until_ready(state)
-                    paused = time.perf_counter()
-                    for i in going:
-                        average = population.member(state, i).average
-                        key = members[i].eval_key
-                        found = json.dumps(scores.evaluate(judge, gan, average, key))
-                        rows[i] |= json.loads(hosts.tell(found)[0])  # rounding may differ
-                    evaluating += time.perf_counter() - paused
-                seconds = seconds_before + time.perf_counter() - start
-                for i in lost if hosts.is_first() else []:
-                    tqdm.write(lost_words(members[i], state, i, step, rows[i]), file=sys.stderr)
-                for i, row in rows.items():
-                    if row:
-                        report_row(members[i], step, row, seconds)
-                        reached |= scores.target_reached(config, members[i].log.last)
-                        ending |= num_members == 1 and watch(members[i].log.last)
-                if _due(step, config.sample_every, last or reached):
-                    for i in going:
-                        report_picture(i)
-                ending = ending or last or reached or not going or stopping_now
-                saved = {i for i in going if ending or members[i].checkpoints.best_step == step}
-                saved |= set(lost)
-                if lost and num_members == 1:  # no state to go on from
+                    with clock.paused():
+                        scored = course.score(state)
+                shown = metrics if logging or course.lost else {}
+                course.write(step, clock.seconds(), state, shown, scored)
+                bar.set_postfix(course.shown)
+                if _due(step, config.sample_every, last or course.reached):
+                    for i in course.going:
+                        draw_picture(i)
+                course.ending |= last or stopping_now
+                if course.lost and course.alone:
                     break
-                if _due(step, config.checkpoint_every, bool(ending or saved)):
+                best = [i for i in course.going if members[i].checkpoints.best_step == step]
+                saved = {*lost, *course.lost, *(course.going if course.ending else best)}
+                if _due(step, config.checkpoint_every, bool(course.ending or saved)):
                     training.checkpoints.save(step, state)
-                    save_members(training, state, saved)
+                    progress.save_members(training, state, saved)
             jax.block_until_ready(state)
-            end = time.perf_counter()
+            seconds = clock.here(), clock.training()
         finally:
             starts.close(training)
-    if lost and num_members == 1:
+    states = [population.member(state, i) for i in range(len(members))]
+    if course.lost and course.alone:
         if config.on_nan == "rollback" and training.rollbacks < config.max_rollbacks:
             again = training.rollbacks + 1
             return train_together(
                 configs, workdirs, folder, None, stop, None, watch, training.prepared, again
             )
-        keep_lost(folder, step, population.member(state, 0))
+        progress.keep_lost(folder, step, states[0])
     if not hosts.is_first():
-        return [population.member(state, i) for i in range(num_members)]
+        return states
     for member in members:
-        write_page(member.workdir)
-    if reached:
+        progress.write_page(member.workdir)
+    if course.reached:
         value = members[0].log.last[config.target.metric]
         print(f"Reached {config.target.metric} = {value:.4g}")
-    elif step == first_step and not ending:
+    elif step == first_step and not course.ending:
         print(f"Nothing to do: num_steps is {config.num_steps:,}")
-    size = config.batch_size * num_members
-    images, after_first = ((step - n) * size for n in (first_step, compiled_step))
-    rate = after_first / (end - compiled - evaluating)
-    place = folder if num_members == 1 else folder.parent
-    print(runs.summary(place, step, images, end - start, rate))
+    rate = (step - compiled_step) * size / seconds[1]
+    place = folder if course.alone else folder.parent
+    print(runs.summary(place, step, (step - first_step) * size, seconds[0], rate))
     if profile:
         traced = calls >= PROFILED_CALLS.start
         print(f"  profile      {profile if traced else 'none: training was too short'}")
-    return [population.member(state, i) for i in range(num_members)]
+    return states
 
 
 def train_members(
@@ -546,137 +523,8 @@ def train_population(
         for row in population.mean_and_spread([runs.read_metrics(place) for place in workdirs]):
             log.write(row.pop("step"), row.pop("images"), row.pop("seconds"), row)
         log.close()
-        write_page(workdir)
+        progress.write_page(workdir)
     print(f"{config.population} runs, mean and spread: {workdir / 'metrics.jsonl'}")
-
-
-@contextlib.contextmanager
-def reading(
-    training: starts.Training, any_left: bool
-) -> Iterator[Callable[[Sequence[int]], gans.Batch]]:
-    """In it is the `read` of `next_steps`; without any step left there is nothing to read.
-
-    A program of its own gathers each device's part of a batch, or the parts are streamed. The
-    steps' program is the same, and so are their bits.
-    """
-    dataset, gan, _ = training.prepared
-    members, mesh = training.members, training.mesh
-    config, together = members[0].config, isinstance(training.state, Population)
-    sharding = devices.along(mesh, axis=0 if together else 3)
-    if dataset.streamed and any_left:
-        batches = streams.Batches(
-            dataset,
-            [np.asarray(jax.random.key_data(member.order_key)) for member in members],
-            together,
-            gans.batch_shape(gan),
-            config.balanced,
-            bool(gan.num_classes),
-            config.num_steps,
-            None if together else devices.own(sharding, (1, *gans.batch_shape(gan)), axis=3),
-        )
-        with streams.feed(
-            batches, int(training.state.step), config.stream_workers, sharding
-        ) as read:
-            yield read
-        return
-    arrays = {"images": dataset.images} if any_left else {}
-    if gan.num_classes and any_left:
-        arrays["labels"] = np.asarray(dataset.labels)
-    yield gathering(arrays, [member.indices for member in members], mesh, together)
-
-
-def gathering(
-    arrays: dict[str, np.ndarray],
-    orders: Sequence[Callable[[Sequence[int]], np.ndarray]],
-    mesh: Mesh,
-    together: bool = False,
-) -> Callable[[Sequence[int]], gans.Batch]:
-    """The `read` of `next_steps` of examples in memory.
-
-    Args:
-      arrays: images, and labels, of all examples.
-      orders: of `data.make_indices`, a run's or of each of a population.
-      mesh: of the devices, which all have all examples.
-      together: batches have an axis of members, the first.
-    """
-    examples = devices.copy_to_each(arrays, mesh)
-    take = jax.jit(data.take, out_shardings=devices.along(mesh, axis=0 if together else 3))
-    threads = ThreadPoolExecutor()  # shuffling leaves Python's lock to others
-
-    def draw(steps: list[int]) -> list[Future]:
-        return [threads.submit(indices, steps) for indices in orders]
-
-    following: list[int] = []
-    drawn: list[Future] = []
-
-    def gather(steps: Sequence[int]) -> gans.Batch:
-        nonlocal following, drawn
-        futures = drawn if list(steps) == following else draw(list(steps))
-        rows = [future.result() for future in futures]
-        following = [step + steps[-1] + 1 for step in range(len(steps))]
-        drawn = draw(following)  # an epoch's end is met while the device is at these steps
-        return take(examples, np.stack(rows) if together else rows[0])
-
-    return gather
-
-
-def save_members(training: starts.Training, state: State, chosen: Iterable[int]) -> None:
-    """Saves the states of some members in their own folders; a frozen one's is of its own step."""
-    for i in chosen:
-        state_of_run = population.member(state, i)
-        training.members[i].checkpoints.save(int(state_of_run.step), state_of_run)
-
-
-def write_page(workdir: Path) -> None:
-    """Writes report.html; where it cannot be a line says why, for all else of the run is there."""
-    try:
-        report.write_run_page(workdir, workdir / "report.html")
-    except Exception as error:
-        tqdm.write(f"{workdir}: no report.html: {type(error).__name__}: {error}", file=sys.stderr)
-
-
-def report_row(member: starts.Member, step: int, row: dict[str, float], seconds: float) -> None:
-    """A row of metrics.jsonl, its alarms on the screen, too."""
-    images = step * member.config.batch_size
-    alarms = member.log.write(step, images, seconds, row, scores.alarms)
-    for alarm in alarms if hosts.is_first() else []:
-        tqdm.write(f"{member.workdir}: step {step:,}: {alarm}", file=sys.stderr)
-    starts.find_best(member)
-
-
-def lost_words(
-    member: starts.Member, state: State, i: int, step: int, row: dict[str, float]
-) -> str:
-    """What is known of the i-th member, whose numbers are no longer finite."""
-    if isinstance(state, Population):
-        frozen = int(population.member(state, i).step)
-        return f"{member.workdir}: frozen after step {frozen:,}: no finite numbers since"
-    figures = ", ".join(x for x, value in row.items() if not math.isfinite(value))
-    players = [
-        name
-        for name in ("generator", "discriminator")
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(getattr(state, name).params))
-    ]
-    whose = f", and parameters of {' and '.join(players)}" if players else ""
-    last = member.log.last
-    finite = [f"{name} = {last[name]:.4g}" for name in row if last.get(name) is not None]
-    before = f"; at step {last['step']:,} {', '.join(finite)}" if finite else ""
-    return f"{member.workdir}: step {step:,}: not finite: {figures}{whose}{before}"
-
-
-def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
-    """Saves a state that is not finite apart from those that a run goes on from."""
-    with hosts.agreed():
-        if hosts.is_first():
-            shutil.rmtree(folder / starts.NOT_FINITE, ignore_errors=True)  # of an earlier stop
-    checkpoints = Checkpoints(folder / starts.NOT_FINITE)
-    checkpoints.save(step, state)
-    checkpoints.close()
-    if hosts.is_first():
-        shutil.copy(
-            folder / "config.json", folder / starts.NOT_FINITE
-        )  # for evaluate.py and sample.py
-        print(f"Its state is in {folder / starts.NOT_FINITE}, to look at", file=sys.stderr)
 
 
 def _due(step: int, every: int, ending: bool) -> bool:

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import batches  # noqa: E402
 import data  # noqa: E402
 import devices  # noqa: E402
 import gan as gans  # noqa: E402
@@ -79,7 +80,7 @@ def calls(workload: str, members: int | None) -> tuple[Call, float]:
     if members:
         mesh = population.make_mesh(members, devices.make_mesh())
         state = jax.device_put(population.stack(states), population.shardings(mesh))
-    read = train.gathering({"images": dataset.images}, orders, mesh, bool(members))
+    read = batches.gathering({"images": dataset.images}, orders, mesh, bool(members))
     step = 0
 
     def call() -> tuple[int, dict[str, jax.Array]]:

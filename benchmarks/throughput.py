@@ -38,6 +38,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import batches  # noqa: E402
 import data  # noqa: E402
 import devices  # noqa: E402
 import gan as gans  # noqa: E402
@@ -118,7 +119,7 @@ def twoplayer_steps(config: ConfigDict) -> Steps:
     first = gans.init(gan, config, jax.random.key(0))
     state: population.State = first
     indices = data.make_indices(first.key, len(dataset.images), gans.batch_shape(gan))
-    read = train.gathering({"images": dataset.images}, [indices], devices.make_mesh(1))
+    read = batches.gathering({"images": dataset.images}, [indices], devices.make_mesh(1))
     config = config.copy_and_resolve_references()
     config.update(dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0))
     config.steps_per_call, config.num_steps = starts.steps_per_call(gan, first), 0

@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import batches  # noqa: E402
 import charts  # noqa: E402
 import cli  # noqa: E402
 import data  # noqa: E402
@@ -337,7 +338,7 @@ def spectrum(game: str, seed: int, num_steps: int) -> list[dict[str, Any]]:
     config.steps_per_call = starts.steps_per_call(gan, state)
     order_key = jax.random.fold_in(state.key, starts.ORDER_KEY)
     indices = data.make_indices(order_key, len(dataset.images), gans.batch_shape(gan))
-    read = train.gathering({"images": dataset.images}, [indices], devices.make_mesh(1))
+    read = batches.gathering({"images": dataset.images}, [indices], devices.make_mesh(1))
     large = dataclasses.replace(gan, batch_size=NUM_EXAMPLES, accumulate=1)
     real = jnp.asarray(dataset.images[: 2 * NUM_EXAMPLES])
     batch = {"images": real.reshape(2, 1, NUM_EXAMPLES, *real.shape[1:])}

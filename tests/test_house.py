@@ -122,6 +122,8 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
         if Path(path).parent == ROOT and Path(path).stem in (
             "train",
             "starts",
+            "batches",
+            "progress",
             "gan",
             "data",
             "scores",

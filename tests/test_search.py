@@ -24,9 +24,9 @@ from absl import app
 from conftest import ROOT
 from test_sweep import UNSCORED
 
+import progress
 import runs
 import search
-import train
 
 STATES = optuna.trial.TrialState
 R1 = {"penalties.r1": search.Range(0.01, 10.0, log=True, whole=False)}
@@ -366,17 +366,17 @@ def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
         "--prune",
         f"--storage={tmp_path}/log",
     ]
-    report_row = train.report_row
+    write_row = progress.write_row
 
     def by_hand(member, step, row, seconds):
         row["train/g_loss"] = member.config.penalties.r1 * step
-        report_row(member, step, row, seconds)
+        write_row(member, step, row, seconds)
 
-    monkeypatch.setattr(train, "report_row", by_hand)
+    monkeypatch.setattr(progress, "write_row", by_hand)
     outcome = command("sweep.py", *words, f"--workdir={workdir}")
     assert outcome.code == 0, outcome.err
     states = {row["penalties.r1"]: (row["state"], row["step"]) for row in table(workdir)}
-    assert states.pop("6") == ("pruned", "5")
+    assert states.pop("6") == ("pruned", "10")  # a call after the row that says so
     assert set(states.values()) == {("done", "20")}
     assert "6" not in outcome.out.splitlines()[-6].split()[0]
     assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", "-", "-", "-", "0", "0", "1"]
