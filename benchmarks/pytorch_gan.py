@@ -254,6 +254,7 @@ class Trainer:
             for name in ("generator", "discriminator")
         }
         half_life = config.ema_half_life
+        self.averaged, self.followed = map(_numbers, (self.average, self.generator))
         self.keep = 0.5 ** (config.batch_size / half_life) if half_life else 0.0
 
     def to_float(self, images: Tensor) -> Tensor:
@@ -282,9 +283,7 @@ class Trainer:
         self.descend("generator", g_loss)
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
-            pairs = list(zip(_numbers(self.average), _numbers(self.generator)))
-            old, new = ([pair[i] for pair in pairs] for i in (0, 1))
-            torch._foreach_lerp_(old, new, 1 - self.keep)
+            torch._foreach_lerp_(self.averaged, self.followed, 1 - self.keep)
         return d_loss.detach(), g_loss.detach()
 
     def discriminator_loss(self, number: int, images: Tensor, latents: Tensor) -> Tensor:
@@ -358,7 +357,7 @@ class Graphs:
         return graph, rows
 
 
-def _numbers(module: nn.Module) -> Iterable[Tensor]:
+def _numbers(module: nn.Module) -> list[Tensor]:
     """Parameters and batch statistics."""
     return [x for x in (*module.parameters(), *module.buffers()) if x.is_floating_point()]
 

@@ -93,3 +93,17 @@ def test_both_sides_have_the_same_blocks_in_bfloat16():
         names = [f"R3GANBlock_{i}" for i in range(len(theirs))]
         assert [f"torch.{ours[name]['__call__'][0].dtype}" for name in names] == [*map(str, theirs)]
         assert len(set(theirs)) == 2
+
+
+def test_the_average_follows_and_its_tensors_are_listed_once(monkeypatch):
+    config = make_config("dcgan", batch_size=2)
+    gan = gans.make_gan(config, data.Spec((28, 28, 1), None))
+    trainer = pytorch_gan.Trainer(config, gan, (1, 28, 28))
+    monkeypatch.delattr(pytorch_gan, "_numbers")
+    before = [x.clone() for x in trainer.average.state_dict().values()]
+    trainer.step(0, [torch.zeros(2, 1, 28, 28)] * 2)
+    now = trainer.generator.state_dict().values()
+    for old, new, average in zip(before, now, trainer.average.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            torch.testing.assert_close(average, torch.lerp(old, new, 1 - trainer.keep))
+            assert not torch.equal(old, new)
