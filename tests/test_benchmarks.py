@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -107,3 +110,16 @@ def test_the_average_follows_and_its_tensors_are_listed_once(monkeypatch):
         if old.is_floating_point():
             torch.testing.assert_close(average, torch.lerp(old, new, 1 - trainer.keep))
             assert not torch.equal(old, new)
+
+
+@pytest.mark.slow
+def test_a_start_is_of_the_workload_and_its_phases_are_all_of_it(tfds_data):
+    words = "--part=start", "--workload=mlp", "--json"
+    command = [sys.executable, "benchmarks/throughput.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["start"]["mlp"]
+    for seconds in found.values():
+        assert min(seconds.values()) > 0
+        assert sum(seconds.values()) == pytest.approx(2 * seconds["all"])
+    assert found["warm"]["compile"] < found["cold"]["compile"]
