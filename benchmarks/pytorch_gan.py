@@ -130,7 +130,13 @@ def resize_channels(before: int, after: int, always: bool = False) -> list[nn.Mo
     return [nn.Conv2d(before, after, 1, bias=False)] if always or before != after else []
 
 
+def r3gan_stage(channels: int, network: Any) -> nn.Sequential:
+    return nn.Sequential(*(R3GANBlock(channels, network) for _ in range(network.blocks)))
+
+
 class R3GANGenerator(nn.Module):
+    """Its lowest stage is in float32 under autocast, too, as is D's."""
+
     def __init__(self, gan: gans.Gan, shape: Sequence[int]) -> None:
         super().__init__()
         network: Any = gan.generator
@@ -138,15 +144,17 @@ class R3GANGenerator(nn.Module):
         widths = models.stage_widths(network.widths, times + 1)
         self.scale = nn.Linear(gan.latent_dim, widths[0], bias=False)
         self.basis = nn.Parameter(torch.randn(widths[0], basis, basis))
+        self.lowest = r3gan_stage(widths[0], network)
         layers: list[nn.Module] = []
-        for stage, width in enumerate(widths):
-            if stage:
-                layers += [*resize_channels(widths[stage - 1], width), Resample(width, up=True)]
-            layers += [R3GANBlock(width, network) for _ in range(network.blocks)]
+        for before, width in itertools.pairwise(widths):
+            layers += [*resize_channels(before, width), Resample(width, up=True)]
+            layers += r3gan_stage(width, network)
         self.layers = nn.Sequential(*layers, *resize_channels(widths[-1], shape[0], always=True))
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(self.scale(latents)[:, :, None, None] * self.basis)
+        with torch.autocast(latents.device.type, enabled=False):
+            hidden = self.lowest(self.scale(latents)[:, :, None, None] * self.basis)
+        return self.layers(hidden).float()
 
 
 class R3GANDiscriminator(nn.Module):
@@ -156,17 +164,18 @@ class R3GANDiscriminator(nn.Module):
         basis, times = models.image_basis((*shape[1:], shape[0]))
         widths = models.stage_widths(network.widths, times + 1)
         layers = resize_channels(shape[0], widths[-1], always=True)
-        for stage in reversed(range(len(widths))):
-            layers += [R3GANBlock(widths[stage], network) for _ in range(network.blocks)]
-            if stage:
-                layers += [Resample(widths[stage], up=False)]
-                layers += resize_channels(widths[stage], widths[stage - 1])
+        for width, after in itertools.pairwise(reversed(widths)):
+            layers += r3gan_stage(width, network)
+            layers += [Resample(width, up=False), *resize_channels(width, after)]
         self.layers = nn.Sequential(*layers)
+        self.lowest = r3gan_stage(widths[0], network)
         self.head = nn.Conv2d(widths[0], widths[0], basis, groups=widths[0], bias=False)
         self.logit = nn.Linear(widths[0], 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logit(self.head(self.layers(images)).flatten(1)).squeeze(1)
+        hidden = self.layers(images).float()
+        with torch.autocast(images.device.type, enabled=False):
+            return self.logit(self.head(self.lowest(hidden)).flatten(1)).squeeze(1)
 
 
 GENERATORS = {"mlp": MLPGenerator, "dcgan": DCGANGenerator, "r3gan": R3GANGenerator}
@@ -245,6 +254,7 @@ class Trainer:
             for name in ("generator", "discriminator")
         }
         half_life = config.ema_half_life
+        self.averaged, self.followed = map(_numbers, (self.average, self.generator))
         self.keep = 0.5 ** (config.batch_size / half_life) if half_life else 0.0
 
     def to_float(self, images: Tensor) -> Tensor:
@@ -273,9 +283,7 @@ class Trainer:
         self.descend("generator", g_loss)
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
-            pairs = list(zip(_numbers(self.average), _numbers(self.generator)))
-            old, new = ([pair[i] for pair in pairs] for i in (0, 1))
-            torch._foreach_lerp_(old, new, 1 - self.keep)
+            torch._foreach_lerp_(self.averaged, self.followed, 1 - self.keep)
         return d_loss.detach(), g_loss.detach()
 
     def discriminator_loss(self, number: int, images: Tensor, latents: Tensor) -> Tensor:
@@ -349,7 +357,7 @@ class Graphs:
         return graph, rows
 
 
-def _numbers(module: nn.Module) -> Iterable[Tensor]:
+def _numbers(module: nn.Module) -> list[Tensor]:
     """Parameters and batch statistics."""
     return [x for x in (*module.parameters(), *module.buffers()) if x.is_floating_point()]
 

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -77,6 +78,10 @@ SECONDS = flags.DEFINE_float("seconds", 3.0, "Of a block, about.")
 APART = flags.DEFINE_bool("apart", False, "Sides one after the other, where memory is for one.")
 JSON = flags.DEFINE_bool("json", False, "One object, as the last line.")
 
+# What Python and JAX say of each import's time, without what it imports, and of each compilation.
+IMPORT = re.compile(r"import time:\s+(\d+) \|")
+COMPILE = re.compile(r"Finished XLA compilation of .* in ([\d.e-]+) sec")
+
 Steps = Callable[[int], None]  # does so many, to their end
 
 
@@ -104,8 +109,7 @@ def main(argv: list[str]) -> None:
         measure, titles, rows, usual = PARTS[part]
         print(f"\n{line(titles)}\n{line(['---'] * len(titles))}", flush=True)
         found[part] = {}
-        chosen = usual if part == "start" else CHOSEN.value
-        for name in chosen or usual or (WORKLOADS if on_gpu else CPU_WORKLOADS):
+        for name in CHOSEN.value or usual or (WORKLOADS if on_gpu else CPU_WORKLOADS):
             found[part][name] = measure(name)
             for row in rows(name, found[part][name]):
                 print(line(row), flush=True)  # a row is there as soon as it is measured
@@ -353,26 +357,54 @@ def gemm_rate(precision: str) -> float:
     return 2 * size**3 / best
 
 
-def cold_and_warm(page: str) -> dict[str, float]:
+def cold_and_warm(workload: str) -> dict[str, dict[str, float]]:
     """Seconds from the command to the first row: nothing compiled before, and after."""
-    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("cold", "warm"):
-            workdir = Path(folder) / kind
-            environment = os.environ | {"XDG_CACHE_HOME": folder}
-            environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-            command = [sys.executable, "train.py", f"--config={page}"]
-            command += [f"--workdir={workdir}", "--config.num_steps=1", "--config.log_every=1"]
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
-            )
-            rows = workdir / "metrics.jsonl"
-            while not (rows.exists() and rows.stat().st_size) and process.poll() is None:
-                time.sleep(0.01)
-            found[kind] = time.perf_counter() - start
-            process.wait()
+        environment = os.environ | {"XDG_CACHE_HOME": folder}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        return {
+            kind: phases(workload, Path(folder) / kind, environment) for kind in ("cold", "warm")
+        }
+
+
+def phases(workload: str, workdir: Path, environment: dict[str, str]) -> dict[str, float]:
+    """Seconds of train.py up to its first row: all, and what they went into.
+
+    Python itself says what its imports take, JAX what XLA does. The data are there when the run's
+    config is written, and what is neither until then counts as theirs; `rest` is what is neither
+    after that: tracing, a picture, the step.
+    """
+    start = time.time()
+    process = subprocess.Popen(
+        command(workload, workdir, num_steps=1, log_every=1),
+        cwd=ROOT,
+        env=environment | {"PYTHONPROFILEIMPORTTIME": "1", "JAX_LOG_COMPILES": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    log = [(time.time(), line) for line in process.stderr]
+    if process.wait():
+        raise RuntimeError(log[-1][1])
+    written, end = ((workdir / name).stat().st_mtime for name in ("config.json", "metrics.jsonl"))
+    found = {"all": end - start, "import": 0.0, "data": written - start, "compile": 0.0}
+    found["rest"] = end - written
+    for moment, text in log:
+        taken = IMPORT.match(text) or COMPILE.search(text)
+        if taken and moment <= end:
+            kind = "import" if taken.re is IMPORT else "compile"
+            seconds = float(taken[1]) * (1e-6 if kind == "import" else 1)
+            found[kind] += seconds
+            found["data" if moment <= written else "rest"] -= seconds
     return found
+
+
+def command(workload: str, workdir: Path, **changes: int) -> list[str]:
+    """train.py's, of a workload or of a page of configs/."""
+    page, own = WORKLOADS.get(workload, (workload, {}))
+    fields = [f"--config.{name}={value}" for name, value in (own | changes).items()]
+    return [sys.executable, "train.py", f"--config={page}", f"--workdir={workdir}", *fields]
 
 
 def whole(workload: str) -> dict[str, Any]:
@@ -380,7 +412,6 @@ def whole(workload: str) -> dict[str, Any]:
 
     Of three runs of a thousand steps or more, each after a block of bare ones.
     """
-    page, changes = WORKLOADS[workload]
     process = Process("twoplayer", workload)
     length = block_length(process, 1)
     rates = []
@@ -389,10 +420,8 @@ def whole(workload: str) -> dict[str, Any]:
         assert bare, process.error
         num = 100 * max(10, round(20 / bare.seconds / 100))  # whole calls: one program
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "train.py", f"--config={page}", f"--workdir={folder}/run"]
-            command += [f"--config.{name}={value}" for name, value in changes.items()]
-            command += [f"--config.num_steps={num}", "--config.eval_every=0"]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            words = command(workload, Path(folder) / "run", num_steps=num, eval_every=0)
+            subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
         first, last = (json.loads(lines[i]) for i in (0, -1))
         rate = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
@@ -442,8 +471,9 @@ def batches_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
         yield [name, size, f"{ours:,.0f}", f"{theirs:,.0f}", ratio]
 
 
-def starts_rows(page: str, found: dict[str, float]) -> Iterator[list[str]]:
-    yield [page, *(f"{found[kind]:.1f}" for kind in ("cold", "warm"))]
+def starts_rows(name: str, found: dict[str, dict[str, float]]) -> Iterator[list[str]]:
+    for kind, seconds in found.items():
+        yield [name, kind, *(f"{x:.1f}" for x in seconds.values())]
 
 
 def whole_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
@@ -466,7 +496,7 @@ PARTS: dict[str, tuple[Callable, list[str], Callable, list[str]]] = {
     ),
     "start": (
         cold_and_warm,
-        ["page", "seconds to the first row, cold", "warm"],
+        ["workload", "start", "seconds to the first row", "import", "data", "compile", "the rest"],
         starts_rows,
         ["configs/digits.py"],
     ),

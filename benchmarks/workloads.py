@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from typing import Any
-from unittest import mock
 
 import jax
 from ml_collections import ConfigDict
 
 import cli
 import gan as gans
+import layers
 
 ADAM = {
     f"optimizer.{player}.{field}": value
@@ -54,7 +54,7 @@ def flops(gan: gans.Gan, config: ConfigDict) -> float:
         # Compiled for a CPU, which counts all operations, in the convolutions' plain form.
         with (
             jax.default_device(jax.devices("cpu")[0]),
-            mock.patch("jax.default_backend", return_value="gpu"),
+            layers.lowered_for("cuda"),
         ):
             state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
             step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import data
 import gan as gans
 import starts
 from benchmarks.workloads import CPU_WORKLOADS, make_config
@@ -16,13 +22,22 @@ pytorch_gan = pytest.importorskip("benchmarks.pytorch_gan")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workload", CPU_WORKLOADS)
-def test_both_sides_have_the_same_losses(workload, tfds_data):
+@pytest.mark.parametrize(
+    ("workload", "precision", "tolerance"),
+    [
+        *((workload, "float32", 1e-3) for workload in CPU_WORKLOADS),
+        ("dcgan", "bfloat16", 0.03),
+        ("r3gan", "bfloat16", 0.03),
+    ],
+)
+def test_both_sides_have_the_same_losses(workload, precision, tolerance, tfds_data):
     """The first three steps, from the same parameters, on the same images and latents.
 
     R3GAN's blocks start as nothing: their last layers are moved first. Lazy penalties come at once.
+    A number in bfloat16 is within 0.004 of what it stands for.
     """
     config = make_config(workload, batch_size=8)
+    config.precision = precision
     config.lazy_every = min(config.lazy_every, 2)
     dataset, gan, _ = starts.prepare(config)
     state = gans.init(gan, config, jax.random.key(0))
@@ -54,5 +69,57 @@ def test_both_sides_have_the_same_losses(workload, tfds_data):
             for name in gan.penalties
             if lazy
         )
-        assert float(d_loss) == pytest.approx(float(metrics["d_loss"]) + penalties, rel=1e-3)
-        assert float(g_loss) == pytest.approx(float(metrics["g_loss"]), rel=1e-3)
+        assert float(d_loss) == pytest.approx(float(metrics["d_loss"]) + penalties, rel=tolerance)
+        assert float(g_loss) == pytest.approx(float(metrics["g_loss"]), rel=tolerance)
+
+
+def test_both_sides_have_the_same_blocks_in_bfloat16():
+    """All but those of R3GAN's lowest stage, of both players; logits and images are float32."""
+    config = make_config("r3gan", batch_size=2)
+    config.precision = "bfloat16"
+    gan = gans.make_gan(config, data.Spec((28, 28, 1), None))
+    trainer = pytorch_gan.Trainer(config, gan, (1, 28, 28))
+    inputs = {"generator": np.zeros((2, gan.latent_dim)), "discriminator": np.zeros((2, 28, 28, 1))}
+    for player, x in inputs.items():
+        theirs = []
+        network = getattr(trainer, player)
+        for module in network.modules():
+            if isinstance(module, pytorch_gan.R3GANBlock):
+                module.register_forward_hook(lambda *args, seen=theirs: seen.append(args[2].dtype))
+        with torch.autocast("cpu", trainer.dtype):
+            outputs = network(torch.from_numpy(np.moveaxis(x, -1, 1).astype(np.float32)))
+        assert outputs.dtype == torch.float32
+        init = functools.partial(
+            getattr(gan, player).init, train=False, labels=None, capture_intermediates=True
+        )
+        ours = jax.eval_shape(init, jax.random.key(0), np.float32(x))["intermediates"]
+        names = [f"R3GANBlock_{i}" for i in range(len(theirs))]
+        assert [f"torch.{ours[name]['__call__'][0].dtype}" for name in names] == [*map(str, theirs)]
+        assert len(set(theirs)) == 2
+
+
+def test_the_average_follows_and_its_tensors_are_listed_once(monkeypatch):
+    config = make_config("dcgan", batch_size=2)
+    gan = gans.make_gan(config, data.Spec((28, 28, 1), None))
+    trainer = pytorch_gan.Trainer(config, gan, (1, 28, 28))
+    monkeypatch.delattr(pytorch_gan, "_numbers")
+    before = [x.clone() for x in trainer.average.state_dict().values()]
+    trainer.step(0, [torch.zeros(2, 1, 28, 28)] * 2)
+    now = trainer.generator.state_dict().values()
+    for old, new, average in zip(before, now, trainer.average.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            torch.testing.assert_close(average, torch.lerp(old, new, 1 - trainer.keep))
+            assert not torch.equal(old, new)
+
+
+@pytest.mark.slow
+def test_a_start_is_of_the_workload_and_its_phases_are_all_of_it(tfds_data):
+    words = "--part=start", "--workload=mlp", "--json"
+    command = [sys.executable, "benchmarks/throughput.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["start"]["mlp"]
+    for seconds in found.values():
+        assert min(seconds.values()) > 0
+        assert sum(seconds.values()) == pytest.approx(2 * seconds["all"])
+    assert found["warm"]["compile"] < found["cold"]["compile"]

@@ -147,6 +147,23 @@ def test_a_member_that_is_lost_is_frozen(make_config):
         assert_equal(population.member(together, i), population.member(tame, i))
 
 
+def test_more_members_are_no_larger_program(make_config):
+    """Of perceptrons: the same is traced, and as many instructions are compiled, but for copies."""
+    _, gan, states, _, _ = start(make_config, "goodfellow")
+    traced, compiled = [], []
+    for num in (2, 8):
+        stacked = jax.eval_shape(lambda num=num: population.stack(states[:1] * num))
+        batches = jax.tree.map(
+            lambda x, num=num: jax.ShapeDtypeStruct((num, 2, *x.shape), x.dtype),
+            gans.abstract_batch(gan),
+        )
+        lowered = train.train_steps.lower(gan, stacked, batches)
+        traced.append(lowered.as_text().count("\n"))
+        compiled.append(lowered.compile().as_text().count(" = "))
+    assert traced[0] == traced[1] > 100
+    assert compiled[1] == pytest.approx(compiled[0], rel=0.02)
+
+
 def test_members_are_spread_over_devices(make_config, every_device):
     """Four members on four devices have one each, and the bits of an unsharded population."""
     _, gan, states, examples, orders = start(make_config, "goodfellow")
