@@ -6,7 +6,6 @@ A member's bits do not depend on the others, only on how many there are: XLA sum
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -107,8 +106,24 @@ def advance(
 
 def make_mesh(num_members: int, mesh: Mesh) -> Mesh:
     """Of members, over as many devices of a mesh as divide them."""
-    num = math.gcd(num_members, mesh.size)
+    num = max(n for n in range(1, mesh.size + 1) if num_members % n == 0)
     return Mesh(mesh.devices.ravel()[:num], ("members",))
+
+
+def firsts(num_members: int, num_devices: int, on_each: int) -> list[int]:
+    """The first members of the programs that members are divided into.
+
+    Every program but the last has as many members on each device, and what does not divide is a
+    program of its own, with one on each; programs are of about one size, so that they are few.
+
+    Args:
+      num_members, num_devices: there are.
+      on_each: at most so many members on a device.
+    """
+    rows = num_members // num_devices
+    programs = -(-rows // on_each)
+    found = [rows * i // programs * num_devices for i in range(programs)]
+    return found + [rows * num_devices] * bool(num_members % num_devices)
 
 
 def shardings(mesh: Mesh) -> Population:
@@ -141,8 +156,13 @@ def structure(gan: gans.Gan, config: ConfigDict) -> tuple[gans.Gan, str]:
     return gan, json.dumps(settings, sort_keys=True)
 
 
-def member_memory(gan: gans.Gan, config: ConfigDict) -> int:
-    """Bytes that a step of one member takes beside another, as the compiler counts them."""
+def member_memory(gan: gans.Gan, config: ConfigDict, steps: int) -> int:
+    """Bytes that a step of one member takes beside another, as the compiler counts them.
+
+    Args:
+      gan, config: of the member.
+      steps: of a call, whose examples lie there, and those of the next one.
+    """
 
     def two() -> Population:
         return stack([gans.init(gan, config, jax.random.key(seed)) for seed in range(2)])
@@ -150,12 +170,12 @@ def member_memory(gan: gans.Gan, config: ConfigDict) -> int:
     def step(states: Population, batches: gans.Batch) -> Any:
         return advance(lambda *member: gans.update(gan, *member), states, batches)
 
-    batches = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), gans.abstract_batch(gan)
-    )
+    batch = gans.abstract_batch(gan)
+    batches = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), batch)
     needed: Any = jax.jit(step).lower(jax.eval_shape(two), batches).compile().memory_analysis()
     sizes = needed.argument_size_in_bytes, needed.output_size_in_bytes, needed.temp_size_in_bytes
-    return sum(sizes) // 2
+    examples = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch))
+    return sum(sizes) // 2 + (2 * steps - 1) * examples
 
 
 def mean_and_spread(runs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -450,12 +450,13 @@ def train_members(
         begun = "one after the other" if apart else "together"
         raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
     if together and not firsts:
+        num_devices = devices.make_mesh(configs[0].devices).size
         if max_members is None:
-            images = prepared.dataset.images
-            half = data.memory() // 2 - (0 if prepared.dataset.streamed else images.nbytes)
-            max_members = max(1, half // population.member_memory(prepared.gan, configs[0]))
-        parts = -(-len(configs) // max_members)  # of about one size: fewer programs
-        firsts = [len(configs) * i // parts for i in range(parts)]
+            on_each = members_on_each(configs[0], prepared)
+        else:
+            num_devices = min(num_devices, max_members)
+            on_each = max_members // num_devices
+        firsts = population.firsts(len(configs), num_devices, on_each)
         for first in firsts:  # a start with more memory has the same parts
             (folder / f"from_{first}").mkdir(parents=True)
     bounds = firsts or list(range(len(configs)))
@@ -473,6 +474,15 @@ def train_members(
                 population.is_lost,
                 prepared,
             )
+
+
+def members_on_each(config: ConfigDict, prepared: starts.Prepared) -> int:
+    """How many members half of a device's memory holds."""
+    dataset, gan, _ = prepared
+    steps = config.steps_per_call
+    steps = steps or starts.steps_per_call(gan, gans.abstract_state(gan, config))
+    half = data.memory() // 2 - (0 if dataset.streamed else dataset.images.nbytes)
+    return max(1, half // population.member_memory(gan, config, steps))
 
 
 def trains_together(config: ConfigDict, together: bool | None) -> bool:

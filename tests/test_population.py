@@ -178,7 +178,7 @@ def test_members_are_spread_over_devices(make_config, every_device):
     kernel = spread.states.generator.params["Dense_0"]["kernel"]
     assert [shard.data.shape[0] for shard in kernel.addressable_shards] == [1] * 4
     assert_close(spread.states.replace(key=None), whole.states.replace(key=None))
-    for members, used in ((3, 1), (6, 2), (16, 8)):
+    for members, used in ((3, 3), (6, 6), (9, 3), (11, 1), (16, 8)):
         assert population.make_mesh(members, devices.make_mesh()).size == used
 
 
@@ -354,6 +354,22 @@ def test_programs_hold_so_many_members(make_config, tmp_path):
     assert rows_of(tmp_path)[-1]["members"] == 5
 
 
+def test_programs_are_few_and_no_device_has_too_many():
+    assert population.firsts(10, 4, 9) == [0, 8]  # two on each of four, then one on each of two
+    assert population.firsts(3, 8, 1) == [0]
+    assert population.firsts(5, 1, 2) == [0, 1, 3]
+    for num, num_devices, on_each in itertools.product(range(1, 40), range(1, 9), range(1, 6)):
+        firsts = population.firsts(num, num_devices, on_each)
+        sizes = np.diff([*firsts, num])
+        assert firsts[0] == 0
+        assert min(sizes) > 0
+        *whole, last = sizes
+        assert not any(size % num_devices for size in whole)
+        assert last % num_devices == 0 or last < num_devices
+        assert max(sizes) <= num_devices * on_each
+        assert len(sizes) <= -(-num // (num_devices * on_each)) + 1
+
+
 def test_what_fits_into_memory_is_counted(make_config):
     """At least the state before and after; twice the width, more than twice of it."""
     sizes = []
@@ -362,9 +378,11 @@ def test_what_fits_into_memory_is_counted(make_config):
         _, gan, _ = starts.prepare(config)
         state = jax.eval_shape(lambda gan=gan, c=config: gans.init(gan, c, jax.random.key(0)))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        sizes.append(population.member_memory(gan, config))
+        sizes.append(population.member_memory(gan, config, 1))
         assert sizes[-1] > 2 * size
     assert sizes[1] > 1.5 * sizes[0]
+    examples = 2 * 8 * 8 * 8  # bytes of a step: two batches of eight
+    assert population.member_memory(gan, config, 50) - sizes[1] == 2 * 49 * examples
 
 
 MISTAKES = {
