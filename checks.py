@@ -89,6 +89,7 @@ def check_values(config: ConfigDict) -> None:
         not config.stream or not data.is_computed(config.dataset),
         f"stream=True: {config.dataset} is made in memory, there is nothing to stream",
     )
+    _require(config.dataset != "folder:", "dataset=folder: names no folder: folder:PATH")
     _choose({"stop": None, "rollback": None}, config.on_nan, "on_nan")
     _choose(dict.fromkeys(gans.UPDATE_RULES), config.update_rule, "update_rule")
     _require(
@@ -115,8 +116,9 @@ def check_values(config: ConfigDict) -> None:
         f"packing={config.packing} does not divide the {together} examples of a (micro-)batch",
     )
     group, judged = config.discriminator.minibatch_stddev or 0, together // config.packing
+    _require(group >= 0, f"discriminator.minibatch_stddev must be 0 (off) or more, not {group}")
     _require(
-        group >= 0 and (not group or judged % min(group, judged) == 0),
+        not group or judged % min(group, judged) == 0,
         f"discriminator.minibatch_stddev={group} does not divide the {judged} images or packs of a "
         "(micro-)batch",
     )

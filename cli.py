@@ -115,10 +115,9 @@ def parse(argv: list[str]) -> list[str]:
 def parse_config(argv: list[str]) -> list[str]:
     """absl's flag parser, with `--config=FILE` loaded and its fields as flags."""
     try:
-        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
-    except flags.Error as error:
+        path, rest = _split(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
+    except (flags.Error, app.UsageError) as error:
         fail(error)
-    path, rest = _split(argv)
     if path is not None:
         try:
             config = load_config(path)
@@ -265,16 +264,24 @@ def _end_of_thread(end: threading.ExceptHookArgs) -> None:
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The value of --config, and the other arguments."""
+    """The value of --config, and the other arguments.
+
+    Raises:
+      app.UsageError: there are two.
+    """
     path, rest = None, []
     arguments = iter(argv)
     for argument in arguments:
+        before = path
         if argument in ("--config", "-config"):
             path = next(arguments, None)
         elif argument.startswith(("--config=", "-config=")):
             path = argument.partition("=")[2]
         else:
             rest.append(argument)
+            continue
+        if before is not None:
+            raise app.UsageError(f"--config is given twice: {before} and {path}")
     return path, rest
 
 
