@@ -98,6 +98,7 @@ class Result(NamedTuple):
     workdir: Path
     state: str
     rows: list[dict[str, Any]]
+    reason: str = ""  # why it has failed
 
 
 class Sweep(NamedTuple):
@@ -522,8 +523,10 @@ def results_of(sweep: Sweep, study: search.Study) -> list[Result]:
             told = found.rows.get(seed)
             if told and (not rows or rows[-1]["step"] < told["step"]):
                 rows = [told]
-            state = "lost" if rows and population.is_lost(rows[-1]) else found.state
-            results.append(Result(found.setting, seed, folder / f"seed_{seed}", state, rows))
+            lost = not found.reason and rows and population.is_lost(rows[-1])
+            state = "lost" if lost else found.state
+            place = folder / f"seed_{seed}"
+            results.append(Result(found.setting, seed, place, state, rows, found.reason))
     return results
 
 
@@ -536,7 +539,8 @@ def curves_of(results: Sequence[Result]) -> dict[str, list[ranking.Curve]]:
     """By setting."""
     curves: dict[str, list[ranking.Curve]] = {}
     for result in results:
-        curve = ranking.Curve(result.workdir, result.rows, result.state == "pruned")
+        pruned = result.state == "pruned"
+        curve = ranking.Curve(result.workdir, result.rows, pruned, result.reason)
         curves.setdefault(setting_name(result.setting), []).append(curve)
     return curves
 
@@ -572,7 +576,8 @@ def write(sweep: Sweep, results: Sequence[Result], aloud: bool = False) -> None:
 def table_row(workdir: Path, result: Result) -> dict[str, Any]:
     """A run's line of sweep.csv, with its last row of metrics.jsonl and its last scores."""
     where = {"run": str(result.workdir.relative_to(workdir)), "state": result.state}
-    return {**where, **result.setting, "seed": result.seed, **last_figures(result)}
+    reason = {"reason": result.reason} if result.reason else {}
+    return {**where, **result.setting, "seed": result.seed, **last_figures(result), **reason}
 
 
 def last_figures(result: Result) -> dict[str, Any]:

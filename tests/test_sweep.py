@@ -272,7 +272,7 @@ def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
     }
     found = ranking.rank(settings, "x", lambda value: value)
     assert [r.setting for r in found] == ["b", "a", "c"]
-    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0)
-    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0)
-    assert found[2][1:] == (None, None, None, None, 0, 0, 1)
+    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0, "")
+    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0, "")
+    assert found[2][1:] == (None, None, None, None, 0, 0, 1, "")
     assert [r.setting for r in ranking.rank(settings, "x", lambda value: -value)] == ["a", "b", "c"]
