@@ -12,6 +12,11 @@ sweep.csv has a line a run, sweep.html the curves, the ranking and samples.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports, with no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import copy
 import csv
 import functools
