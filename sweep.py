@@ -71,7 +71,14 @@ YES = flags.DEFINE_bool("yes", False, f"Train more than {MANY} runs.")
 USUAL_TRIALS = 50
 NOT_OF_A_GRID = {"seed": "--seeds=N", "population": "--seeds=N", "recipe": "--config=FILE:RECIPE"}
 # In which workers of a search may differ.
-OF_A_MACHINE = ("devices", "shard_state", "stream", "stream_workers")
+OF_A_MACHINE = (
+    "devices",
+    "shard_state",
+    "stream",
+    "stream_workers",
+    "data_dir",
+    "inception_weights",
+)
 UNUSUAL = r"[^\w.=,+-]"  # in a folder's name
 # What data and scores depend on.
 DATA_FIELDS = (

@@ -253,6 +253,20 @@ def test_a_folder_of_something_else_is_left_untouched(command, tmp_path, finishe
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_machine_has_its_own_places(tmp_path, make_config):
+    """Where data and weights lie is no part of what a sweep is, nor of what its runs are."""
+
+    def swept(config):
+        return sweep.swept(sweep.Sweep(config, {}, {}, 1, "train/g_loss", tmp_path, {}, set()))
+
+    here = make_config("configs/mnist.py", {"data_dir": "/a", "inception_weights": "/a/weights"})
+    there = make_config("configs/mnist.py", {"data_dir": "/b", "inception_weights": "/b/weights"})
+    assert swept(here) == swept(there)
+    assert swept(here) != swept(make_config("configs/mnist.py", {"batch_size": 8}))
+    runs.create(tmp_path / "run", here, resuming=False).close()
+    assert runs.check(tmp_path / "run", there)
+
+
 def test_a_tuple_is_one_value():
     assert search.split_values("(64,32),(32,16)") == ["(64,32)", "(32,16)"]
     assert search.split_values("hinge") == ["hinge"]
