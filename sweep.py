@@ -144,6 +144,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
     if train.joining():
         raise app.UsageError("--distributed and --coordinator are for train.py: see --storage")
+    if train.MAX_MEMBERS.value and train.TOGETHER.value is False:
+        raise app.UsageError("--max_members does nothing with --notogether: leave one of them out")
     if train.DETERMINISTIC.value:
         runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))

@@ -176,6 +176,7 @@ MISTAKES = {
     "a population": (("--config.population=2",), "not for sweeps"),
     "a flag of one run": (("--describe",), "are for train.py"),
     "no seed": (("--seeds=0",), "seeds"),
+    "members of no program": (("--notogether", "--max_members=2"), "--max_members does nothing with --notogether"),
     "many": (("--seeds=101",), "101 runs are more than 100: --yes trains them all the same"),
     "very many": (
         [f"--grid=config.{x}={','.join(map(str, range(1, 1000)))}" for x in ("batch_size", "packing", "width")],
