@@ -180,7 +180,7 @@ class Study:
         patience: int,
         workdir: Path,
     ):
-        """Joins the study, or makes it.
+        """Joins the study, or makes it; nothing is written elsewhere before the context begins.
 
         Args:
           storage: of `open_storage`.
@@ -214,26 +214,26 @@ class Study:
             raise app.UsageError(
                 f"study {name} of the storage is another search: choose another --workdir"
             )
-        folder = workdir / "workers"
-        folder.mkdir(exist_ok=True)
+        self._begin_with = begin_with
+        self._folder = workdir / "workers"
         self._worker = f"{platform.node()}-{uuid.uuid4().hex[:12]}"
-        self._folder = folder
-        self._lock = filelock.FileLock(folder / self._worker)
-        self._lock.acquire()
-        self._taking = filelock.FileLock(folder / "taking")  # SQLite cannot lock a row
+        self._lock = filelock.FileLock(self._folder / self._worker)
+        self._taking = filelock.FileLock(self._folder / "taking")  # SQLite cannot lock a row
         self._held: dict[int, optuna.Trial] = {}
         self._marks: dict[int, tuple[Any, float]] = {}  # of others' trials, and since when
         self._closing = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Study:
+        self._folder.mkdir(exist_ok=True)
+        self._lock.acquire()
         self._renewing.start()
         with self._taking:
             known = {trial.user_attrs.get("slot") for trial in self._trials()}
-            for slot in range(num):
+            for slot in range(self._num):
                 if slot not in known:
-                    values = begin_with[slot] if slot < len(begin_with) else {}
+                    values = self._begin_with[slot] if slot < len(self._begin_with) else {}
                     self._study.enqueue_trial(values, user_attrs={"slot": slot})
-
-    def __enter__(self) -> Study:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:

@@ -172,6 +172,7 @@ def main(argv: list[str]) -> None:
     if space or STORAGE.value:
         train_trials(sweep, points, num, stop)
     else:
+        check_folder(sweep, runs.RESUMABLE)
         remember(sweep)
         train_grid(sweep, members, stop)
     if signals:
@@ -325,29 +326,41 @@ def swept(sweep: Sweep) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
-def remember(sweep: Sweep) -> None:
-    """Writes down what is swept, or holds it against what has begun there.
+def check_folder(sweep: Sweep, resumable: Container[str] = ()) -> None:
+    """Holds what is swept against what has begun in its folder; writes nothing.
 
+    Args:
+      resumable: fields that may be others than there.
     Raises:
-      app.UsageError: another sweep has, or the folder cannot be made.
+      app.UsageError: another sweep has.
     """
     workdir, now = sweep.workdir, swept(sweep)
     file = workdir / "sweep.json"
     try:
         if file.exists():
             before = json.loads(file.read_text())
-            resumable = {
-                k: v for k, v in now["config"].items() if k.split(".")[0] in runs.RESUMABLE
+            before["config"] |= {
+                k: v for k, v in now["config"].items() if k.split(".")[0] in resumable
             }
-            before["config"] |= resumable
             if before != now:
                 raise app.UsageError(f"workdir {workdir} holds another sweep: {file} says which")
         elif workdir.exists() and any(p for p in workdir.iterdir() if "sweep.json" not in p.name):
             raise app.UsageError(f"workdir {workdir} is not empty, and holds no sweep")
-        workdir.mkdir(parents=True, exist_ok=True)
-        runs.replace(file, json.dumps(now, indent=2) + "\n")
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
+
+
+def remember(sweep: Sweep) -> None:
+    """Writes down what is swept.
+
+    Raises:
+      app.UsageError: the folder cannot be made.
+    """
+    try:
+        sweep.workdir.mkdir(parents=True, exist_ok=True)
+        runs.replace(sweep.workdir / "sweep.json", json.dumps(swept(sweep), indent=2) + "\n")
+    except OSError as error:
+        raise app.UsageError(f"workdir {sweep.workdir}: {error.strerror}") from error
 
 
 def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
@@ -408,14 +421,14 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
     Args:
       points: of the grid, the study's first settings.
     """
-    storage = search.open_storage(STORAGE.value) if STORAGE.value else None
-    remember(sweep)
-    storage = storage or search.open_storage(f"sqlite:///{sweep.workdir.absolute()}/search.db")
-    print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)
+    check_folder(sweep)
+    if not STORAGE.value:
+        remember(sweep)
+    place = STORAGE.value or f"sqlite:///{sweep.workdir.absolute()}/search.db"
     space: search.Space = {**sweep.grid, **sweep.space}
     patience = sweep.base.num_steps // 4
-    with search.Study(
-        storage,
+    joined = search.Study(
+        search.open_storage(place),
         swept(sweep),
         space,
         points,
@@ -424,7 +437,10 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
         LEASE.value,
         patience,
         sweep.workdir,
-    ) as study:
+    )
+    remember(sweep)
+    print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)
+    with joined as study:
         while trials := study.take(ASK.value, stop):
             train_asked(sweep, study, trials, stop)
             write(sweep, results_of(sweep, study))

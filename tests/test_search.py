@@ -591,6 +591,23 @@ def test_a_mistake_is_one_line(command, tmp_path, mistake):
     assert not workdir.exists()
 
 
+def test_another_search_is_refused_before_anything_is_written(command, tmp_path):
+    for storage in ((), (f"--storage={tmp_path}/log",)):
+        workdir = tmp_path / f"search{len(storage)}"
+        words = (*SEARCH, "--trials=2", "--max_seconds=0", *storage)
+        assert command("sweep.py", *words, f"--workdir={workdir}").code == 0
+        before = (workdir / "sweep.json").read_bytes()
+        outcome = command("sweep.py", *words, f"--workdir={workdir}", "--config.num_steps=30")
+        assert outcome.code == 2
+        assert "holds another sweep" in outcome.err
+        assert (workdir / "sweep.json").read_bytes() == before
+    elsewhere = tmp_path / "b" / workdir.name
+    outcome = command("sweep.py", *words, f"--workdir={elsewhere}", "--config.num_steps=30")
+    assert outcome.code == 2
+    assert "is another search" in outcome.err
+    assert not elsewhere.exists()
+
+
 def test_what_workers_share_has_a_name(command):
     outcome = command("sweep.py", *SEARCH, "--storage=log")
     assert outcome.code == 2
