@@ -422,9 +422,9 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
       points: of the grid, the study's first settings.
     """
     check_folder(sweep)
-    if not STORAGE.value:
-        remember(sweep)
     place = STORAGE.value or f"sqlite:///{sweep.workdir.absolute()}/search.db"
+    if Path(place.partition("sqlite:///")[2] or place).resolve().parent == sweep.workdir.resolve():
+        remember(sweep)  # the storage needs the folder
     space: search.Space = {**sweep.grid, **sweep.space}
     patience = sweep.base.num_steps // 4
     joined = search.Study(

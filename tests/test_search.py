@@ -576,6 +576,7 @@ MISTAKES = {
     "no driver": ((*SEARCH, "--storage=mysql+pymysql://x/y"), "needs pymysql, which is missing"),
     "no such URL": ((*SEARCH, "--storage=nothing://x/y"), "storage cannot be opened"),
     "no folder": ((*SEARCH, "--storage=/does/not/exist/log"), "storage cannot be opened"),
+    "no SQLite's folder": ((*SEARCH, "--storage=sqlite:////does/not/exist/x.db"), "storage cannot be opened"),
 }  # fmt: skip
 
 
@@ -606,6 +607,17 @@ def test_another_search_is_refused_before_anything_is_written(command, tmp_path)
     assert outcome.code == 2
     assert "is another search" in outcome.err
     assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/study.db", "{}/log"])
+def test_a_storage_in_the_folder_of_the_sweep(command, tmp_path, storage):
+    workdir = tmp_path / "search"
+    place = storage.format(workdir)
+    words = (*SEARCH, "--trials=2", "--max_seconds=0", f"--workdir={workdir}")
+    for _ in range(2):  # new, and gone on with
+        outcome = command("sweep.py", *words, f"--storage={place}")
+        assert outcome.code == 0, outcome.err
+        assert (workdir / Path(place).name).exists()
 
 
 def test_what_workers_share_has_a_name(command):
