@@ -444,7 +444,11 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
         while trials := study.take(ASK.value, stop):
             train_asked(sweep, study, trials, stop)
             write(sweep, results_of(sweep, study))
-        write(sweep, results_of(sweep, study), aloud=True)
+        results = results_of(sweep, study)
+        reasons = [result.reason for result in results]
+        write(sweep, results, aloud=not all(reasons))
+        if reasons and all(reasons) and not stop():
+            raise app.UsageError(f"no setting could be trained: {reasons[0]}")
 
 
 def train_asked(
@@ -460,8 +464,7 @@ def train_asked(
                 sweep.base, trial.setting, sweep.seeds, folder, sweep.known, first_seed
             )
         except app.UsageError as error:  # the ends of what is searched in are not all of it
-            print(f"Trial {trial.slot} cannot be: {error}", flush=True)
-            study.tell(trial, math.inf, {})
+            study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
     every = [run for trial in trials for run in members[trial.slot]]
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import getpass
+import html
 import json
 import math
 import os
@@ -443,6 +444,23 @@ def test_a_trial_that_has_failed_is_in_the_table(command, tmp_path):
     assert ranked[1].split()[:7] == ["penalties.r1=1", "-", "-", "-", "0", "0", "0"]
     assert ranked[1].endswith(f"failed: {reason}")
     assert f"penalties.r1=1 (failed: {reason})" in (workdir / "sweep.html").read_text()
+
+
+def test_settings_that_cannot_be_have_failed(command, tmp_path):
+    """Between ends that are possible; where all are so there is a line and no ranking."""
+    workdir = tmp_path / "search"
+    words = [*UNSCORED, "--config.accumulate=8", "--search=config.batch_size=8:16", TARGET]
+    outcome = command("sweep.py", *words, "--trials=1", f"--workdir={workdir}")
+    [row] = table(workdir)
+    assert 8 < int(row["batch_size"]) < 16
+    assert row["state"] == "failed"
+    assert "accumulate" in row["reason"]
+    assert f"Trial 0 failed: {row['reason']}" in outcome.out
+    assert "pruned" not in outcome.out  # the ranking's head
+    assert outcome.code == 2
+    assert outcome.err == f"sweep.py: no setting could be trained: {row['reason']}\n"
+    assert outcome.compilations == 0
+    assert row["reason"] in html.unescape((workdir / "sweep.html").read_text())
 
 
 @pytest.mark.slow
