@@ -95,7 +95,7 @@ def rank(
 
 
 def ranking_text(ranking: Sequence[Rank], target: str) -> str:
-    """A table for a terminal."""
+    """A table for a terminal, below what it is to be taken for."""
     width = max(len(target), *(len(r.setting) for r in ranking))
     heads = f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}"
     lines = [f"{target:{width}}{heads}"]
@@ -103,7 +103,7 @@ def ranking_text(ranking: Sequence[Rank], target: str) -> str:
         cells = "".join(f"{_figure(x):>11}" for x in (r.mean, r.deviation, r.best))
         reason = f"  failed: {r.failed}" if r.failed else ""
         lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}{reason}")
-    return "\n".join(lines)
+    return "\n".join([*_caution(target), *lines])
 
 
 def sweep_page(
@@ -144,6 +144,7 @@ def sweep_page(
         drawings.append(f"<h2>{pages.text(metric)}</h2>{chart}")
     heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned")
     body = [
+        *(f"<p><strong>{pages.text(words)}</strong></p>" for words in _caution(target)),
         f"<p>Ranked by the last <code>{pages.text(target)}</code>: mean and deviation",
         "over seeds. A lost run has no finite numbers any more, a pruned one was ended early, and",
         "a setting that failed gave no figure.",
@@ -154,6 +155,14 @@ def sweep_page(
         f'<div class="charts">{"".join(figures)}</div>',
     ]
     return pages.document(title, body)
+
+
+def _caution(target: str) -> list[str]:
+    """A line where what ranks is no score."""
+    words = (
+        f"Ranked by {target}, no score, which says little of quality: --config.eval_every=N scores"
+    )
+    return [] if target.startswith("eval/") else [words]
 
 
 def _figure(value: float | None) -> str:

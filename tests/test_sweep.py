@@ -268,6 +268,19 @@ def test_a_machine_has_its_own_places(tmp_path, make_config):
     assert runs.check(tmp_path / "run", there)
 
 
+@pytest.mark.parametrize("target", ["train/g_loss", "eval/fid"])
+def test_a_ranking_without_a_score_says_so(tmp_path, target):
+    rows = [{"step": 1, "images": 1, "seconds": 1, target: 2.0}]
+    settings = {"a": [ranking.Curve(tmp_path, rows)]}
+    ranked = ranking.rank(settings, target, abs)
+    words = f"Ranked by {target}, no score, which says little of quality"
+    for shown in (
+        ranking.ranking_text(ranked, target),
+        ranking.sweep_page("x", settings, ranked, target),
+    ):
+        assert (words in shown) == (target == "train/g_loss")
+
+
 def test_a_tuple_is_one_value():
     assert search.split_values("(64,32),(32,16)") == ["(64,32)", "(32,16)"]
     assert search.split_values("hinge") == ["hinge"]
