@@ -370,6 +370,8 @@ def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
         f"{len(members)} runs of {len(groups)} compiled program(s) in {sweep.workdir}", flush=True
     )
     for i, group in enumerate(groups):
+        if stop():  # before the next one's memory is measured, for which it is compiled
+            break
         train_group(sweep, group, sweep.workdir / f"group_{i}", train.TOGETHER.value, stop)
         write(sweep, [result_of(run) for run in members], aloud=True)
 
@@ -469,6 +471,8 @@ def train_asked(
     every = [run for trial in trials for run in members[trial.slot]]
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
         for group in by_structure(every):
+            if stop():
+                break
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
             if not folder.exists():  # remains of a worker that had other runs together

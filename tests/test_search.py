@@ -463,6 +463,28 @@ def test_settings_that_cannot_be_have_failed(command, tmp_path):
     assert row["reason"] in html.unescape((workdir / "sweep.html").read_text())
 
 
+WIDTHS = "config.generator.width=8,16"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        (f"--grid={WIDTHS}",),
+        (f"--search={WIDTHS}", "--grid=config.penalties.r1=1,0", "--ask=2", "--trials=2"),
+    ],
+)
+def test_nothing_is_begun_after_a_stop(command, tmp_path, monkeypatch, how):
+    """A group's memory is measured by compiling it; of what a stop has left nothing is removed."""
+    workdir, begun = tmp_path / "search", []
+    monkeypatch.setattr(train, "train_members", lambda *args, **words: begun.append(args[2]))
+    monkeypatch.setattr(train, "stopping", lambda signals: lambda: bool(begun))
+    words = (*UNSCORED, *how, TARGET, "--together", f"--workdir={workdir}")
+    outcome = command("sweep.py", *words)
+    assert outcome.code == 0, outcome.err
+    assert len(begun) == 1
+    assert outcome.out.count("pruned") <= 1  # rankings
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [("--together", "--ask=2"), ("--notogether",)])
 def test_killed_and_started_again(tmp_path, how):
