@@ -17,11 +17,15 @@ DRAWN = ("train/d_loss", "train/g_loss")  # a sweep's curves beside the target's
 
 
 class Curve(NamedTuple):
-    """A run: its folder, the rows of its metrics.jsonl, whether a search has ended it early."""
+    """A run: its folder, the rows of its metrics.jsonl, whether a search has ended it early.
+
+    `failed` is why its setting gives no figure, whatever its rows are; empty where it does.
+    """
 
     workdir: Path
     rows: list[dict[str, Any]]
     pruned: bool = False
+    failed: str = ""
 
 
 class Searched(NamedTuple):
@@ -42,6 +46,7 @@ class Rank(NamedTuple):
       num: how many have it, pruned ones aside.
       lost: how many have no finite numbers any more.
       pruned: how many a search has ended early.
+      failed: why the setting, or one that is the same, gives no figure.
     """
 
     setting: str
@@ -52,6 +57,7 @@ class Rank(NamedTuple):
     num: int
     lost: int
     pruned: int
+    failed: str = ""
 
 
 def rank(
@@ -68,6 +74,8 @@ def rank(
     for setting, curves in settings.items():
         values, lost, pruned = {}, 0, 0
         for curve in curves:
+            if curve.failed:
+                continue
             if curve.rows and population.is_lost(curve.rows[-1]):
                 lost += 1
                 continue
@@ -80,19 +88,22 @@ def rank(
         deviation = statistics.stdev(values.values()) if len(values) > 1 else None
         best_run = min(values, key=lambda run: distance(values[run]), default=None)
         best = values[best_run] if best_run else None
-        found.append(Rank(setting, mean, deviation, best, best_run, len(values), lost, pruned))
+        failed = next((curve.failed for curve in curves if curve.failed), "")
+        counts = len(values), lost, pruned
+        found.append(Rank(setting, mean, deviation, best, best_run, *counts, failed))
     return sorted(found, key=lambda r: math.inf if r.mean is None else distance(r.mean))
 
 
 def ranking_text(ranking: Sequence[Rank], target: str) -> str:
-    """A table for a terminal."""
+    """A table for a terminal, below what it is to be taken for."""
     width = max(len(target), *(len(r.setting) for r in ranking))
     heads = f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}"
     lines = [f"{target:{width}}{heads}"]
     for r in ranking:
         cells = "".join(f"{_figure(x):>11}" for x in (r.mean, r.deviation, r.best))
-        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}")
-    return "\n".join(lines)
+        reason = f"  failed: {r.failed}" if r.failed else ""
+        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}{reason}")
+    return "\n".join([*_caution(target), *lines])
 
 
 def sweep_page(
@@ -111,7 +122,8 @@ def sweep_page(
     lines, figures = [], []
     for r in ranking:
         colour = colours.get(r.setting, "none")
-        label = f'<i style="background:{colour}"></i>{pages.text(r.setting)}'
+        reason = f" (failed: {r.failed})" if r.failed else ""
+        label = f'<i style="background:{colour}"></i>{pages.text(r.setting + reason)}'
         numbers = [_figure(x) for x in (r.mean, r.deviation, r.best)]
         lines.append([label, *numbers, str(r.num), str(r.lost), str(r.pruned)])
         pictures = runs.sample_paths(r.best_run) if r.best_run else {}
@@ -132,15 +144,25 @@ def sweep_page(
         drawings.append(f"<h2>{pages.text(metric)}</h2>{chart}")
     heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned")
     body = [
+        *(f"<p><strong>{pages.text(words)}</strong></p>" for words in _caution(target)),
         f"<p>Ranked by the last <code>{pages.text(target)}</code>: mean and deviation",
-        "over seeds. A lost run has no finite numbers any more, and a pruned one was ended",
-        f"early. Curves and samples: the best {len(drawn)} settings of {len(ranking)}.</p>",
+        "over seeds. A lost run has no finite numbers any more, a pruned one was ended early, and",
+        "a setting that failed gave no figure.",
+        f"Curves and samples: the best {len(drawn)} settings of {len(ranking)}.</p>",
         pages.table(heads, lines),
         *drawings,
         "<h2>The last samples of each setting's best run</h2>",
         f'<div class="charts">{"".join(figures)}</div>',
     ]
     return pages.document(title, body)
+
+
+def _caution(target: str) -> list[str]:
+    """A line where what ranks is no score."""
+    words = (
+        f"Ranked by {target}, no score, which says little of quality: --config.eval_every=N scores"
+    )
+    return [] if target.startswith("eval/") else [words]
 
 
 def _figure(value: float | None) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 # What a resumed run may change: how long it goes on and on what, how often it reports, what it does
-# about numbers that are not finite, and where it finds a file that is checked by its hash.
+# about numbers that are not finite, and where a machine has data, or a file that its hash checks.
 RESUMABLE = (
     "num_steps",
     "target",
@@ -47,6 +47,7 @@ RESUMABLE = (
     "checkpoints_kept",
     "on_nan",
     "max_rollbacks",
+    "data_dir",
     "inception_weights",
 )
 

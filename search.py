@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DIGITS = 4  # of a number that is proposed: as a person would write it on a command line
 ATTEMPTS = 5  # at a database in which other workers make the tables at the same moment
+DEATHS = 3  # of workers that had a trial: one may be chance, three are the trial's own doing
 Stop = Callable[[], bool]
 
 
@@ -70,8 +71,9 @@ class Found(NamedTuple):
     """What the study knows of a slot that has begun.
 
     Attributes:
-      state: running, done or pruned.
+      state: running, done, pruned or failed.
       rows: the last figures of metrics.jsonl by the seed of their run.
+      reason: why it has failed; empty of another.
     """
 
     slot: int
@@ -79,6 +81,7 @@ class Found(NamedTuple):
     draw: int
     state: str
     rows: dict[int, dict[str, Any]]
+    reason: str = ""
 
 
 def read_range(text: str, kind: type) -> Range | list[str]:
@@ -177,7 +180,7 @@ class Study:
         patience: int,
         workdir: Path,
     ):
-        """Joins the study, or makes it.
+        """Joins the study, or makes it; nothing is written elsewhere before the context begins.
 
         Args:
           storage: of `open_storage`.
@@ -211,26 +214,26 @@ class Study:
             raise app.UsageError(
                 f"study {name} of the storage is another search: choose another --workdir"
             )
-        folder = workdir / "workers"
-        folder.mkdir(exist_ok=True)
+        self._begin_with = begin_with
+        self._folder = workdir / "workers"
         self._worker = f"{platform.node()}-{uuid.uuid4().hex[:12]}"
-        self._folder = folder
-        self._lock = filelock.FileLock(folder / self._worker)
-        self._lock.acquire()
-        self._taking = filelock.FileLock(folder / "taking")  # SQLite cannot lock a row
+        self._lock = filelock.FileLock(self._folder / self._worker)
+        self._taking = filelock.FileLock(self._folder / "taking")  # SQLite cannot lock a row
         self._held: dict[int, optuna.Trial] = {}
         self._marks: dict[int, tuple[Any, float]] = {}  # of others' trials, and since when
         self._closing = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Study:
+        self._folder.mkdir(exist_ok=True)
+        self._lock.acquire()
         self._renewing.start()
         with self._taking:
             known = {trial.user_attrs.get("slot") for trial in self._trials()}
-            for slot in range(num):
+            for slot in range(self._num):
                 if slot not in known:
-                    values = begin_with[slot] if slot < len(begin_with) else {}
+                    values = self._begin_with[slot] if slot < len(self._begin_with) else {}
                     self._study.enqueue_trial(values, user_attrs={"slot": slot})
-
-    def __enter__(self) -> Study:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
@@ -246,6 +249,8 @@ class Study:
     def take(self, num: int, stop: Stop) -> list[Trial]:
         """Up to `num` slots to train; waits where others hold all that are left.
 
+        One whose last attempt this is comes alone: what is trained beside it would die with it.
+
         Returns:
           None at all where every slot is done, or where `stop` has said so.
         """
@@ -258,6 +263,10 @@ class Study:
                 if any(trial.state == self._states.WAITING for trial in self._trials()):
                     if trial := self._claim():
                         taken.append(trial)
+                        if trial.asked.user_attrs.get("deaths", 0) == DEATHS - 1:
+                            for other in taken[:-1]:
+                                self.give_back(other)
+                            return [trial]
                     continue
             if taken or len(self._finished(trials)) >= self._num:
                 return taken
@@ -283,6 +292,13 @@ class Study:
         except self._optuna.exceptions.UpdateFinishedTrialError:
             return True  # taken up by another
         return trial.asked.should_prune()
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """Ends a trial that gives no figure: it counts as the worst there is."""
+        with contextlib.suppress(self._optuna.exceptions.UpdateFinishedTrialError):
+            trial.asked.set_user_attr("failed", reason)
+        if self.tell(trial, math.inf, {}):
+            print(f"Trial {trial.slot} failed: {reason}", flush=True)
 
     def tell(self, trial: Trial, value: float | None, rows: dict[int, dict[str, Any]]) -> bool:
         """Ends a trial.
@@ -330,12 +346,14 @@ class Study:
                 and (done or slot not in by_slot)
             ):
                 rows = trial.user_attrs.get("rows", {})
+                reason = trial.user_attrs.get("failed", "")
                 by_slot[slot] = Found(
                     slot,
                     self._words(trial.params),
                     trial.user_attrs.get("draw", 0),
-                    names[trial.state],
+                    "failed" if reason else names[trial.state],
                     {int(seed): row for seed, row in rows.items()},
+                    reason,
                 )
         return [by_slot[slot] for slot in sorted(by_slot)]
 
@@ -349,7 +367,7 @@ class Study:
         return {slot for slot in slots if slot is not None}
 
     def _claim(self) -> Trial | None:
-        """A trial from the queue, with a setting; None where another worker was quicker."""
+        """A trial from the queue, with a setting; None if another was quicker, or it has failed."""
         asked = self._study.ask()
         trials = self._trials()
         slot = asked.user_attrs.get("slot")
@@ -380,7 +398,11 @@ class Study:
             }
             draw = slot + 1 if slots - {slot} else 0
             asked.set_user_attr("draw", draw)
-        return Trial(slot, setting, draw, asked)
+        trial = Trial(slot, setting, draw, asked)
+        if asked.user_attrs.get("deaths", 0) >= DEATHS:
+            self.fail(trial, f"its worker died {DEATHS} times")
+            return None
+        return trial
 
     def _is_needed(self, asked: optuna.Trial, trials: list[optuna.trial.FrozenTrial]) -> bool:
         """Whether a trial from the queue is the one that its slot waits for.
@@ -411,12 +433,12 @@ class Study:
         with contextlib.suppress(*errors):
             self._study.tell(number, state=self._states.FAIL)
 
-    def _queue(self, number: int) -> None:
+    def _queue(self, number: int, **changed: int) -> None:
         """A trial again, with the setting it has, or what its queue had said of that."""
         trial = self._trials()[number]
-        kept = {k: x for k, x in trial.user_attrs.items() if k in ("slot", "draw")}
+        kept = {k: x for k, x in trial.user_attrs.items() if k in ("slot", "draw", "deaths")}
         values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        self._study.enqueue_trial(values, user_attrs={**kept, "retry_of": number})
+        self._study.enqueue_trial(values, user_attrs={**kept, **changed, "retry_of": number})
 
     def _queue_again(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
         """The trials of workers that have died, those that are queued already left alone."""
@@ -430,8 +452,10 @@ class Study:
             if self._comes_twice(trial, trials):  # its worker had been about to see that
                 self._fail(trial.number)
                 continue
-            print(f"Trial {trial.user_attrs['slot']}: its worker died; taken up again")
-            self._queue(trial.number)
+            deaths = trial.user_attrs.get("deaths", 0) + 1
+            if deaths < DEATHS:
+                print(f"Trial {trial.user_attrs['slot']}: its worker died; taken up again")
+            self._queue(trial.number, deaths=deaths)
 
     def _is_dead(self, trial: optuna.trial.FrozenTrial) -> bool:
         """Whether a trial's worker is: its process, if of this machine and folder, or its mark."""

@@ -12,6 +12,11 @@ sweep.csv has a line a run, sweep.html the curves, the ranking and samples.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # until main's own handler: Ctrl-C ends the imports, with no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import copy
 import csv
 import functools
@@ -66,7 +71,14 @@ YES = flags.DEFINE_bool("yes", False, f"Train more than {MANY} runs.")
 USUAL_TRIALS = 50
 NOT_OF_A_GRID = {"seed": "--seeds=N", "population": "--seeds=N", "recipe": "--config=FILE:RECIPE"}
 # In which workers of a search may differ.
-OF_A_MACHINE = ("devices", "shard_state", "stream", "stream_workers")
+OF_A_MACHINE = (
+    "devices",
+    "shard_state",
+    "stream",
+    "stream_workers",
+    "data_dir",
+    "inception_weights",
+)
 UNUSUAL = r"[^\w.=,+-]"  # in a folder's name
 # What data and scores depend on.
 DATA_FIELDS = (
@@ -98,6 +110,7 @@ class Result(NamedTuple):
     workdir: Path
     state: str
     rows: list[dict[str, Any]]
+    reason: str = ""  # why it has failed
 
 
 class Sweep(NamedTuple):
@@ -131,6 +144,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
     if train.joining():
         raise app.UsageError("--distributed and --coordinator are for train.py: see --storage")
+    if train.MAX_MEMBERS.value and train.TOGETHER.value is False:
+        raise app.UsageError("--max_members does nothing with --notogether: leave one of them out")
     if train.DETERMINISTIC.value:
         runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
@@ -157,6 +172,7 @@ def main(argv: list[str]) -> None:
     if space or STORAGE.value:
         train_trials(sweep, points, num, stop)
     else:
+        check_folder(sweep, runs.RESUMABLE)
         remember(sweep)
         train_grid(sweep, members, stop)
     if signals:
@@ -310,29 +326,41 @@ def swept(sweep: Sweep) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
-def remember(sweep: Sweep) -> None:
-    """Writes down what is swept, or holds it against what has begun there.
+def check_folder(sweep: Sweep, resumable: Container[str] = ()) -> None:
+    """Holds what is swept against what has begun in its folder; writes nothing.
 
+    Args:
+      resumable: fields that may be others than there.
     Raises:
-      app.UsageError: another sweep has, or the folder cannot be made.
+      app.UsageError: another sweep has.
     """
     workdir, now = sweep.workdir, swept(sweep)
     file = workdir / "sweep.json"
     try:
         if file.exists():
             before = json.loads(file.read_text())
-            resumable = {
-                k: v for k, v in now["config"].items() if k.split(".")[0] in runs.RESUMABLE
+            before["config"] |= {
+                k: v for k, v in now["config"].items() if k.split(".")[0] in resumable
             }
-            before["config"] |= resumable
             if before != now:
                 raise app.UsageError(f"workdir {workdir} holds another sweep: {file} says which")
         elif workdir.exists() and any(p for p in workdir.iterdir() if "sweep.json" not in p.name):
             raise app.UsageError(f"workdir {workdir} is not empty, and holds no sweep")
-        workdir.mkdir(parents=True, exist_ok=True)
-        runs.replace(file, json.dumps(now, indent=2) + "\n")
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
+
+
+def remember(sweep: Sweep) -> None:
+    """Writes down what is swept.
+
+    Raises:
+      app.UsageError: the folder cannot be made.
+    """
+    try:
+        sweep.workdir.mkdir(parents=True, exist_ok=True)
+        runs.replace(sweep.workdir / "sweep.json", json.dumps(swept(sweep), indent=2) + "\n")
+    except OSError as error:
+        raise app.UsageError(f"workdir {sweep.workdir}: {error.strerror}") from error
 
 
 def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
@@ -342,6 +370,8 @@ def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
         f"{len(members)} runs of {len(groups)} compiled program(s) in {sweep.workdir}", flush=True
     )
     for i, group in enumerate(groups):
+        if stop():  # before the next one's memory is measured, for which it is compiled
+            break
         train_group(sweep, group, sweep.workdir / f"group_{i}", train.TOGETHER.value, stop)
         write(sweep, [result_of(run) for run in members], aloud=True)
 
@@ -393,14 +423,14 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
     Args:
       points: of the grid, the study's first settings.
     """
-    storage = search.open_storage(STORAGE.value) if STORAGE.value else None
-    remember(sweep)
-    storage = storage or search.open_storage(f"sqlite:///{sweep.workdir.absolute()}/search.db")
-    print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)
+    check_folder(sweep)
+    place = STORAGE.value or f"sqlite:///{sweep.workdir.absolute()}/search.db"
+    if Path(place.partition("sqlite:///")[2] or place).resolve().parent == sweep.workdir.resolve():
+        remember(sweep)  # the storage needs the folder
     space: search.Space = {**sweep.grid, **sweep.space}
     patience = sweep.base.num_steps // 4
-    with search.Study(
-        storage,
+    joined = search.Study(
+        search.open_storage(place),
         swept(sweep),
         space,
         points,
@@ -409,11 +439,18 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
         LEASE.value,
         patience,
         sweep.workdir,
-    ) as study:
+    )
+    remember(sweep)
+    print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)
+    with joined as study:
         while trials := study.take(ASK.value, stop):
             train_asked(sweep, study, trials, stop)
             write(sweep, results_of(sweep, study))
-        write(sweep, results_of(sweep, study), aloud=True)
+        results = results_of(sweep, study)
+        reasons = [result.reason for result in results]
+        write(sweep, results, aloud=not all(reasons))
+        if reasons and all(reasons) and not stop():
+            raise app.UsageError(f"no setting could be trained: {reasons[0]}")
 
 
 def train_asked(
@@ -429,12 +466,13 @@ def train_asked(
                 sweep.base, trial.setting, sweep.seeds, folder, sweep.known, first_seed
             )
         except app.UsageError as error:  # the ends of what is searched in are not all of it
-            print(f"Trial {trial.slot} cannot be: {error}", flush=True)
-            study.tell(trial, math.inf, {})
+            study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
     every = [run for trial in trials for run in members[trial.slot]]
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
         for group in by_structure(every):
+            if stop():
+                break
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
             if not folder.exists():  # remains of a worker that had other runs together
@@ -522,8 +560,10 @@ def results_of(sweep: Sweep, study: search.Study) -> list[Result]:
             told = found.rows.get(seed)
             if told and (not rows or rows[-1]["step"] < told["step"]):
                 rows = [told]
-            state = "lost" if rows and population.is_lost(rows[-1]) else found.state
-            results.append(Result(found.setting, seed, folder / f"seed_{seed}", state, rows))
+            lost = not found.reason and rows and population.is_lost(rows[-1])
+            state = "lost" if lost else found.state
+            place = folder / f"seed_{seed}"
+            results.append(Result(found.setting, seed, place, state, rows, found.reason))
     return results
 
 
@@ -536,7 +576,8 @@ def curves_of(results: Sequence[Result]) -> dict[str, list[ranking.Curve]]:
     """By setting."""
     curves: dict[str, list[ranking.Curve]] = {}
     for result in results:
-        curve = ranking.Curve(result.workdir, result.rows, result.state == "pruned")
+        pruned = result.state == "pruned"
+        curve = ranking.Curve(result.workdir, result.rows, pruned, result.reason)
         curves.setdefault(setting_name(result.setting), []).append(curve)
     return curves
 
@@ -572,7 +613,8 @@ def write(sweep: Sweep, results: Sequence[Result], aloud: bool = False) -> None:
 def table_row(workdir: Path, result: Result) -> dict[str, Any]:
     """A run's line of sweep.csv, with its last row of metrics.jsonl and its last scores."""
     where = {"run": str(result.workdir.relative_to(workdir)), "state": result.state}
-    return {**where, **result.setting, "seed": result.seed, **last_figures(result)}
+    reason = {"reason": result.reason} if result.reason else {}
+    return {**where, **result.setting, "seed": result.seed, **last_figures(result), **reason}
 
 
 def last_figures(result: Result) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import getpass
+import html
+import json
 import math
 import os
 import shutil
@@ -213,6 +215,41 @@ def test_the_trial_of_a_worker_that_died_elsewhere_is_taken_up(join):
     assert sorted(trial.value for trial in quick._study.get_trials() if trial.value) == [1.0, 2.0]
 
 
+def die(study):
+    """What is left of a worker whose process the system has ended."""
+    study._closing.set()
+    study._lock.release()
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_trial_that_ends_its_workers_fails(join, beside):
+    """Three have died of it: it is not taken up again, and what they had beside it is trained."""
+    begin_with = [{"penalties.r1": float(i + 1)} for i in range(1 + beside)]
+    for _ in range(search.DEATHS):
+        study = join("a", begin_with=begin_with, num=1 + beside)
+        taken = study.take(1 + beside, never)
+        assert "1.0" in [trial.setting["penalties.r1"] for trial in taken]
+        die(study)
+    last = join("a", begin_with=begin_with, num=1 + beside)
+    for trial in last.take(2, never):
+        assert trial.slot == 1
+        last.tell(trial, 1.0, {})
+    assert last.take(1, never) == []
+    reason = "its worker died 3 times"
+    found = [(x.slot, x.setting["penalties.r1"], x.state, x.reason) for x in last.found()]
+    assert found == [(0, "1.0", "failed", reason), (1, "2.0", "done", "")][: 1 + beside]
+    assert set(slots_by_state(last._study).values()) == {1}
+
+
+def test_a_stop_is_no_death(join):
+    for _ in range(search.DEATHS + 1):
+        study = join("a", num=1)
+        [trial] = study.take(1, never)
+        study.give_back(trial)
+    [trial] = join("a", num=1).take(1, never)
+    assert trial.slot == 0
+
+
 def test_one_that_is_slow_and_told_first_counts(join):
     """Taken for dead and queued again, but told before another worker has begun: it is not trained twice."""
     slow, quick = join("a", num=1, lease=1e9), join("b", num=1, lease=0.2)
@@ -382,6 +419,72 @@ def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
     assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", "-", "-", "-", "0", "0", "1"]
 
 
+def test_a_trial_that_has_failed_is_in_the_table(command, tmp_path):
+    """Its worker, killed in the middle of it, had begun to train."""
+    workdir = tmp_path / "search"
+    space = {"penalties.r1": ["1", "2"]}
+    words = (*UNSCORED, "--grid=config.penalties.r1=1,2", TARGET, f"--workdir={workdir}")
+    words += (f"--storage={tmp_path}/log",)
+    assert command("sweep.py", *words).code == 0
+    swept = json.loads((workdir / "sweep.json").read_text())
+    storage = search.open_storage(f"{tmp_path}/other")
+    points = [{"penalties.r1": x} for x in ("1", "2")]
+    for _ in range(search.DEATHS):
+        with search.Study(storage, swept, space, points, 2, 0, 60.0, 0, workdir) as study:
+            assert study.take(2, never)[0].slot == 0  # and no more: as if it had died
+    outcome = command("sweep.py", *words[:-1], f"--storage={tmp_path}/other")
+    assert outcome.code == 0, outcome.err
+    rows = {row["penalties.r1"]: row for row in table(workdir)}
+    assert (rows["1"]["state"], rows["1"]["step"]) == ("failed", "20")
+    assert (rows["2"]["state"], rows["2"]["reason"]) == ("done", "")
+    reason = "its worker died 3 times"
+    assert rows["1"]["reason"] == reason
+    ranked = outcome.out.splitlines()[-2:]
+    assert ranked[0].startswith("penalties.r1=2 ")
+    assert ranked[1].split()[:7] == ["penalties.r1=1", "-", "-", "-", "0", "0", "0"]
+    assert ranked[1].endswith(f"failed: {reason}")
+    assert f"penalties.r1=1 (failed: {reason})" in (workdir / "sweep.html").read_text()
+
+
+def test_settings_that_cannot_be_have_failed(command, tmp_path):
+    """Between ends that are possible; where all are so there is a line and no ranking."""
+    workdir = tmp_path / "search"
+    words = [*UNSCORED, "--config.accumulate=8", "--search=config.batch_size=8:16", TARGET]
+    outcome = command("sweep.py", *words, "--trials=1", f"--workdir={workdir}")
+    [row] = table(workdir)
+    assert 8 < int(row["batch_size"]) < 16
+    assert row["state"] == "failed"
+    assert "accumulate" in row["reason"]
+    assert f"Trial 0 failed: {row['reason']}" in outcome.out
+    assert "pruned" not in outcome.out  # the ranking's head
+    assert outcome.code == 2
+    assert outcome.err == f"sweep.py: no setting could be trained: {row['reason']}\n"
+    assert outcome.compilations == 0
+    assert row["reason"] in html.unescape((workdir / "sweep.html").read_text())
+
+
+WIDTHS = "config.generator.width=8,16"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        (f"--grid={WIDTHS}",),
+        (f"--search={WIDTHS}", "--grid=config.penalties.r1=1,0", "--ask=2", "--trials=2"),
+    ],
+)
+def test_nothing_is_begun_after_a_stop(command, tmp_path, monkeypatch, how):
+    """A group's memory is measured by compiling it; of what a stop has left nothing is removed."""
+    workdir, begun = tmp_path / "search", []
+    monkeypatch.setattr(train, "train_members", lambda *args, **words: begun.append(args[2]))
+    monkeypatch.setattr(train, "stopping", lambda signals: lambda: bool(begun))
+    words = (*UNSCORED, *how, TARGET, "--together", f"--workdir={workdir}")
+    outcome = command("sweep.py", *words)
+    assert outcome.code == 0, outcome.err
+    assert len(begun) == 1
+    assert outcome.out.count("pruned") <= 1  # rankings
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [("--together", "--ask=2"), ("--notogether",)])
 def test_killed_and_started_again(tmp_path, how):
@@ -513,6 +616,7 @@ MISTAKES = {
     "no driver": ((*SEARCH, "--storage=mysql+pymysql://x/y"), "needs pymysql, which is missing"),
     "no such URL": ((*SEARCH, "--storage=nothing://x/y"), "storage cannot be opened"),
     "no folder": ((*SEARCH, "--storage=/does/not/exist/log"), "storage cannot be opened"),
+    "no SQLite's folder": ((*SEARCH, "--storage=sqlite:////does/not/exist/x.db"), "storage cannot be opened"),
 }  # fmt: skip
 
 
@@ -526,6 +630,34 @@ def test_a_mistake_is_one_line(command, tmp_path, mistake):
     assert words in outcome.err
     assert outcome.compilations == 0
     assert not workdir.exists()
+
+
+def test_another_search_is_refused_before_anything_is_written(command, tmp_path):
+    for storage in ((), (f"--storage={tmp_path}/log",)):
+        workdir = tmp_path / f"search{len(storage)}"
+        words = (*SEARCH, "--trials=2", "--max_seconds=0", *storage)
+        assert command("sweep.py", *words, f"--workdir={workdir}").code == 0
+        before = (workdir / "sweep.json").read_bytes()
+        outcome = command("sweep.py", *words, f"--workdir={workdir}", "--config.num_steps=30")
+        assert outcome.code == 2
+        assert "holds another sweep" in outcome.err
+        assert (workdir / "sweep.json").read_bytes() == before
+    elsewhere = tmp_path / "b" / workdir.name
+    outcome = command("sweep.py", *words, f"--workdir={elsewhere}", "--config.num_steps=30")
+    assert outcome.code == 2
+    assert "is another search" in outcome.err
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/study.db", "{}/log"])
+def test_a_storage_in_the_folder_of_the_sweep(command, tmp_path, storage):
+    workdir = tmp_path / "search"
+    place = storage.format(workdir)
+    words = (*SEARCH, "--trials=2", "--max_seconds=0", f"--workdir={workdir}")
+    for _ in range(2):  # new, and gone on with
+        outcome = command("sweep.py", *words, f"--storage={place}")
+        assert outcome.code == 0, outcome.err
+        assert (workdir / Path(place).name).exists()
 
 
 def test_what_workers_share_has_a_name(command):

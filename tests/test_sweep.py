@@ -176,6 +176,7 @@ MISTAKES = {
     "a population": (("--config.population=2",), "not for sweeps"),
     "a flag of one run": (("--describe",), "are for train.py"),
     "no seed": (("--seeds=0",), "seeds"),
+    "members of no program": (("--notogether", "--max_members=2"), "--max_members does nothing with --notogether"),
     "many": (("--seeds=101",), "101 runs are more than 100: --yes trains them all the same"),
     "very many": (
         [f"--grid=config.{x}={','.join(map(str, range(1, 1000)))}" for x in ("batch_size", "packing", "width")],
@@ -253,6 +254,33 @@ def test_a_folder_of_something_else_is_left_untouched(command, tmp_path, finishe
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_machine_has_its_own_places(tmp_path, make_config):
+    """Where data and weights lie is no part of what a sweep is, nor of what its runs are."""
+
+    def swept(config):
+        return sweep.swept(sweep.Sweep(config, {}, {}, 1, "train/g_loss", tmp_path, {}, set()))
+
+    here = make_config("configs/mnist.py", {"data_dir": "/a", "inception_weights": "/a/weights"})
+    there = make_config("configs/mnist.py", {"data_dir": "/b", "inception_weights": "/b/weights"})
+    assert swept(here) == swept(there)
+    assert swept(here) != swept(make_config("configs/mnist.py", {"batch_size": 8}))
+    runs.create(tmp_path / "run", here, resuming=False).close()
+    assert runs.check(tmp_path / "run", there)
+
+
+@pytest.mark.parametrize("target", ["train/g_loss", "eval/fid"])
+def test_a_ranking_without_a_score_says_so(tmp_path, target):
+    rows = [{"step": 1, "images": 1, "seconds": 1, target: 2.0}]
+    settings = {"a": [ranking.Curve(tmp_path, rows)]}
+    ranked = ranking.rank(settings, target, abs)
+    words = f"Ranked by {target}, no score, which says little of quality"
+    for shown in (
+        ranking.ranking_text(ranked, target),
+        ranking.sweep_page("x", settings, ranked, target),
+    ):
+        assert (words in shown) == (target == "train/g_loss")
+
+
 def test_a_tuple_is_one_value():
     assert search.split_values("(64,32),(32,16)") == ["(64,32)", "(32,16)"]
     assert search.split_values("hinge") == ["hinge"]
@@ -272,7 +300,7 @@ def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
     }
     found = ranking.rank(settings, "x", lambda value: value)
     assert [r.setting for r in found] == ["b", "a", "c"]
-    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0)
-    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0)
-    assert found[2][1:] == (None, None, None, None, 0, 0, 1)
+    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0, "")
+    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0, "")
+    assert found[2][1:] == (None, None, None, None, 0, 0, 1, "")
     assert [r.setting for r in ranking.rank(settings, "x", lambda value: -value)] == ["a", "b", "c"]

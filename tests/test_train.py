@@ -395,8 +395,9 @@ def test_deterministic_sets_what_a_gpu_needs(tmp_path, given):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_while_modules_are_loading_ends_at_once(tmp_path):
-    words = [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={tmp_path}"]
+@pytest.mark.parametrize("script", ["train.py", "sweep.py"])
+def test_ctrl_c_while_modules_are_loading_ends_at_once(tmp_path, script):
+    words = [sys.executable, script, "--config=configs/digits.py", f"--workdir={tmp_path}"]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     loaded = Path(f"/proc/{process.pid}/maps")
     wait_for(lambda: "numpy" in loaded.read_text(), process)
