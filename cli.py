@@ -269,7 +269,8 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     Raises:
       app.UsageError: there are two.
     """
-    path, rest = None, []
+    path: str | None = None
+    rest: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
         before = path

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DIGITS = 4  # of a number that is proposed: as a person would write it on a command line
 ATTEMPTS = 5  # at a database in which other workers make the tables at the same moment
-DEATHS = 3  # of workers that had a trial: one may be chance, three are the trial's own doing
+DEATHS = 5  # of workers that had a trial: one may be chance, five are the trial's own doing
 Stop = Callable[[], bool]
 
 

@@ -29,6 +29,7 @@ from test_sweep import UNSCORED
 import progress
 import runs
 import search
+import train
 
 STATES = optuna.trial.TrialState
 R1 = {"penalties.r1": search.Range(0.01, 10.0, log=True, whole=False)}
@@ -235,7 +236,7 @@ def test_a_trial_that_ends_its_workers_fails(join, beside):
         assert trial.slot == 1
         last.tell(trial, 1.0, {})
     assert last.take(1, never) == []
-    reason = "its worker died 3 times"
+    reason = f"its worker died {search.DEATHS} times"
     found = [(x.slot, x.setting["penalties.r1"], x.state, x.reason) for x in last.found()]
     assert found == [(0, "1.0", "failed", reason), (1, "2.0", "done", "")][: 1 + beside]
     assert set(slots_by_state(last._study).values()) == {1}
@@ -437,7 +438,7 @@ def test_a_trial_that_has_failed_is_in_the_table(command, tmp_path):
     rows = {row["penalties.r1"]: row for row in table(workdir)}
     assert (rows["1"]["state"], rows["1"]["step"]) == ("failed", "20")
     assert (rows["2"]["state"], rows["2"]["reason"]) == ("done", "")
-    reason = "its worker died 3 times"
+    reason = f"its worker died {search.DEATHS} times"
     assert rows["1"]["reason"] == reason
     ranked = outcome.out.splitlines()[-2:]
     assert ranked[0].startswith("penalties.r1=2 ")

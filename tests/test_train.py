@@ -598,7 +598,7 @@ def test_help_tells_of_every_flag(script):
 MISTAKES = {
     "a donor that is not there": (("--describe", "--init_from=/nowhere"), "/nowhere holds no run"),
     "a time-out of one process": (("--host_timeout=9",), "--host_timeout is for --distributed or"),
-    "two configs": (("--config=configs/mnist.py",), "--config is given twice: "),
+    "two configs": (("--config=configs/mnist.py", "--config=configs/digits.py"), "--config is given twice: "),
     "a folder without a name": (("--config.dataset=folder:",), "names no folder: folder:PATH"),
     "no group": (("--config.discriminator.name=dcgan", "--config.discriminator.minibatch_stddev=-4"),
         "discriminator.minibatch_stddev must be 0 (off) or more, not -4"),
