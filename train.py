@@ -194,6 +194,8 @@ def run(config: ConfigDict) -> int:
         checks.check_use(config, cli.load_page(), cli.overrides())
         if config.population == 1 and (TOGETHER.value is not None or MAX_MEMBERS.value):
             raise app.UsageError("--together and --max_members are for --config.population=N")
+        if MAX_MEMBERS.value and TOGETHER.value is False:
+            raise app.UsageError("--max_members does nothing beside --notogether")
         if config.population > 1 and jax.process_count() > 1:
             raise app.UsageError("population is for one process: a sweep has a worker a machine")
     init_from, profile = (
@@ -449,7 +451,7 @@ def train_members(
     if (together and apart) or (firsts and not together):
         begun = "one after the other" if apart else "together"
         raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
-    if together and not firsts:
+    if together and not firsts and not stop():
         num_devices = devices.make_mesh(configs[0].devices).size
         if max_members is None:
             on_each = members_on_each(configs[0], prepared)

@@ -387,6 +387,7 @@ def test_what_fits_into_memory_is_counted(make_config):
 
 MISTAKES = {
     "alone": (("--together",), "are for --config.population=N"),
+    "no program": (("--config.population=2", "--notogether", "--max_members=2"), "does nothing"),
     "a target": (("--config.population=2", "--config.target.metric=train/d_loss"), "one run"),
     "no member": (("--config.population=0",), "population must be at least 1, not 0"),
     "seeds": (("--config.population=2", f"--config.seed={2**32 - 1}"), "less than 2**32"),
