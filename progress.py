@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import gan as gans
 import hosts
 import population
 import report
+import runs
 import scores
 import starts
 from checkpoints import Checkpoints
@@ -66,6 +67,7 @@ class Course:
     Args:
       training: of `starts.begin`.
       watch: as of `train.train_and_evaluate`, of one run alone.
+      log_all: as of `train.train_together`.
 
     Attributes:
       going: the members whose numbers are finite.
@@ -75,8 +77,14 @@ class Course:
       shown: words beside the progress bar.
     """
 
-    def __init__(self, training: starts.Training, watch: Callable[[dict[str, Any]], bool]):
-        self._prepared, self._members, self._watch = training.prepared, training.members, watch
+    def __init__(
+        self,
+        training: starts.Training,
+        watch: Callable[[dict[str, Any]], bool],
+        log_all: Callable[[list[dict[str, Any]]], None],
+    ):
+        self._prepared, self._members = training.prepared, training.members
+        self._watch, self._log_all = watch, log_all
         [first, *others] = self._members
         self.going = population.going(training.state)
         self.lost: list[int] = []
@@ -146,6 +154,39 @@ class Course:
                 self.reached |= scores.target_reached(member.config, member.log.last)
                 self.ending |= self.alone and self._watch(member.log.last)
         self.ending |= self.reached
+        self._log_all([self._members[i].log.last for i, row in rows.items() if row])
+
+
+class CommonLog:
+    """metrics.jsonl of a population: the mean and the spread of its members' rows."""
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+        self._log: runs.Log | None = None
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """That of a step, from the rows of those that have one."""
+        self._add([[row] for row in rows])
+
+    def complete(self, workdirs: Sequence[Path]) -> None:
+        """All of them, where they are not there already."""
+        rows = [runs.read_metrics(place) for place in workdirs]
+        if runs.read_metrics(self._workdir) != population.mean_and_spread(rows):
+            self.close()
+            self._log = runs.Log(self._workdir, -1)
+            self._add(rows)
+
+    def close(self) -> None:
+        """Nothing is open."""
+        if self._log:
+            self._log.close()
+        self._log = None
+
+    def _add(self, rows: Sequence[Sequence[dict[str, Any]]]) -> None:
+        for row in population.mean_and_spread(rows):
+            step, images, seconds = (row.pop(name) for name in ("step", "images", "seconds"))
+            self._log = self._log or runs.Log(self._workdir, step - 1)  # later ones are to come
+            self._log.write(step, images, seconds, row)
 
 
 def write_row(member: starts.Member, step: int, row: dict[str, float], seconds: float) -> None:

@@ -274,6 +274,7 @@ def train_together(
     profile: Path | None = None,
     watch: Callable[[dict[str, Any]], bool] = lambda row: False,
     prepared: starts.Prepared | None = None,
+    log_all: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
     rollbacks: int = 0,
 ) -> list[gans.GanState]:
     """`train_and_evaluate` of runs of one `population.structure`, in one program.
@@ -287,6 +288,7 @@ def train_together(
       folder: of the states of all together, from which they go on; one alone has it in its own.
       init_from, stop, profile, watch: as there; one alone is watched.
       prepared: of the first config, where it is known.
+      log_all: given what metrics.jsonl gets of them all at a step.
       rollbacks: how many this start is to have had.
     Returns:
       The last states.
@@ -302,7 +304,7 @@ def train_together(
     if hosts.is_first():
         print(f"{'Resuming' if training.resuming else 'Training'} in {folder}, from step {step:,}")
     vote = hosts.Vote(training.mesh)
-    course = progress.Course(training, watch)
+    course = progress.Course(training, watch, log_all)
     course.ending |= vote(stop())
     clock = progress.Clock(members[0].log.last["seconds"])
     metrics: dict[str, jax.Array] = {}
@@ -397,9 +399,8 @@ def train_together(
     if course.lost and course.alone:
         if config.on_nan == "rollback" and training.rollbacks < config.max_rollbacks:
             again = training.rollbacks + 1
-            return train_together(
-                configs, workdirs, folder, None, stop, None, watch, training.prepared, again
-            )
+            settings = stop, None, watch, training.prepared, log_all, again
+            return train_together(configs, workdirs, folder, None, *settings)
         progress.keep_lost(folder, step, states[0])
     if not hosts.is_first():
         return states
@@ -429,6 +430,7 @@ def train_members(
     together: bool | None = None,
     max_members: int | None = None,
     prepared: starts.Prepared | None = None,
+    log_all: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> None:
     """Trains runs of one `population.structure`: in one program, or one after the other through it.
 
@@ -439,6 +441,7 @@ def train_members(
       folder: of what they have together.
       together: in one program; None: where the platform gains.
       max_members: of one program; None: as many as fit into memory.
+      log_all: as of `train_together`, where one program trains them all.
     Raises:
       app.UsageError, OSError: as there.
     """
@@ -475,6 +478,7 @@ def train_members(
                 profile,
                 population.is_lost,
                 prepared,
+                log_all if end - first == len(configs) else lambda rows: None,
             )
 
 
@@ -520,21 +524,21 @@ def train_population(
 ) -> None:
     """Trains `population` runs that differ by their seeds, each in a folder of its own.
 
-    Its own metrics.jsonl has the mean and the spread of theirs, as soon as they end.
+    Its own metrics.jsonl has the mean and the spread of theirs, row by row where one program trains
+    them all, else as soon as they end.
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
     trains_together(config, together)
     resuming = runs.check(workdir, config, init_from)
     prepared = starts.prepare(config)
-    with runs.create(workdir, config, resuming, prepared.dataset.facts, init_from):
+    with (
+        runs.create(workdir, config, resuming, prepared.dataset.facts, init_from),
+        contextlib.closing(progress.CommonLog(workdir)) as common,
+    ):
         configs, workdirs = members_of(config, workdir)
-        train_members(
-            configs, workdirs, workdir, init_from, stop, profile, together, max_members, prepared
-        )
-        log = runs.Log(workdir, 0)
-        for row in population.mean_and_spread([runs.read_metrics(place) for place in workdirs]):
-            log.write(row.pop("step"), row.pop("images"), row.pop("seconds"), row)
-        log.close()
+        ways = together, max_members, prepared, common.write
+        train_members(configs, workdirs, workdir, init_from, stop, profile, *ways)
+        common.complete(workdirs)
         progress.write_page(workdir)
     print(f"{config.population} runs, mean and spread: {workdir / 'metrics.jsonl'}")
 

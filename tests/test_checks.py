@@ -105,7 +105,7 @@ def test_a_gradient_penalty_through_batch_normalisation_is_refused(check):
         ({"packing": 0}, "packing must be at least 1"),
         ({"discriminator.minibatch_stddev": 3}, "minibatch_stddev=3 does not divide the 8 images"),
         ({"discriminator.minibatch_stddev": 3, "packing": 2}, "does not divide the 4 images or packs"),
-        ({"discriminator.minibatch_stddev": -2}, "minibatch_stddev=-2 does not"),
+        ({"discriminator.minibatch_stddev": -2}, "or more, not -2"),
         ({"packing": 2, "conditional": True}, "several labels together"),
         ({"d_augment.cutout": 1.5}, "d_augment.cutout is at most 1"),
         ({"d_augment_probability": -1.0}, "d_augment_probability must be 0"),

@@ -347,6 +347,30 @@ def test_what_is_over_and_has_no_checkpoint_is_not_trained_again(make_config, tm
     assert times[0] == times[1]
 
 
+def test_mean_and_spread_are_written_as_they_come(make_config, tmp_path):
+    config = make_config("configs/digits.py:mescheder", SMALL | {"population": 2})
+    seen = []
+
+    def stop():
+        seen.append([row["step"] for row in rows_of(tmp_path)])
+        return False
+
+    def expected():
+        return population.mean_and_spread(
+            [runs.read_metrics(tmp_path / f"seed_{i}") for i in (0, 1)]
+        )
+
+    train.train_population(config, tmp_path, stop=stop, together=True)
+    assert [5, 10] in seen
+    assert runs.read_metrics(tmp_path) == expected()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:2]))  # as by a kill
+    config.num_steps = 30
+    train.train_population(config, tmp_path, together=True)
+    assert [row["step"] for row in rows_of(tmp_path)] == [5, 10, 15, 20, 25, 30]
+    assert runs.read_metrics(tmp_path) == expected()
+
+
 def test_programs_hold_so_many_members(make_config, tmp_path):
     config = make_config("configs/digits.py:mescheder", SMALL | {"population": 5})
     train.train_population(config, tmp_path, together=True, max_members=2)
