@@ -56,7 +56,7 @@ def flops(gan: gans.Gan, config: ConfigDict) -> float:
             jax.default_device(jax.devices("cpu")[0]),
             layers.lowered_for("cuda"),
         ):
-            state = jax.eval_shape(lambda: gans.init(gan, config, jax.random.key(0)))
+            state = gans.abstract_state(gan, config)
             step = jax.jit(lambda *a: gans.update(gan, a[0], a[1], lazy))
             cost: Any = step.lower(state, gans.abstract_batch(gan)).compile().cost_analysis()
         return cost["flops"]
