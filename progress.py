@@ -235,9 +235,8 @@ def keep_lost(folder: Path, step: int, state: gans.GanState) -> None:
     checkpoints.save(step, state)
     checkpoints.close()
     if hosts.is_first():
-        shutil.copy(
-            folder / "config.json", folder / starts.NOT_FINITE
-        )  # for evaluate.py and sample.py
+        # For evaluate.py and sample.py.
+        shutil.copy(folder / "config.json", folder / starts.NOT_FINITE)
         print(f"Its state is in {folder / starts.NOT_FINITE}, to look at", file=sys.stderr)
 
 

@@ -255,3 +255,14 @@ def test_alarms():
     constant = [row(eval__relative_deviation_pixels=0.01), row(train__d_loss=1.0)]
     assert scores.alarms(constant[:1])[0].startswith("samples nearly constant")
     assert scores.alarms(constant + constant) == []  # it lasts
+
+
+def test_a_row_costs_the_same_however_many_there_are():
+    """One of training alone is held against the first rows and the last, and no other is read."""
+
+    class Between(dict):
+        def get(self, *_):
+            raise AssertionError("read")
+
+    ends = [row(train__d_accuracy=0.7, train__g_grad_norm=1.0) for _ in range(100)]
+    assert scores.alarms([*ends, *[Between()] * 1_000, *ends]) == []

@@ -224,7 +224,7 @@ def die(study):
 
 @pytest.mark.parametrize("beside", [0, 1])
 def test_a_trial_that_ends_its_workers_fails(join, beside):
-    """Three have died of it: it is not taken up again, and what they had beside it is trained."""
+    """All that may have died of it: it is not taken up again, and what they had beside it is trained."""
     begin_with = [{"penalties.r1": float(i + 1)} for i in range(1 + beside)]
     for _ in range(search.DEATHS):
         study = join("a", begin_with=begin_with, num=1 + beside)
