@@ -70,8 +70,7 @@ def check(workdir: Path, config: ConfigDict, init_from: Path | None = None) -> b
             return False
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
-    old, new = flatten(read_config(workdir)), flatten(config.to_dict())
-    old = flatten(default.get_config().to_dict()) | old  # an older revision lacks some fields
+    old, new = completed(flatten(read_config(workdir))), flatten(config.to_dict())
     changed = [
         f"{field} ({old.get(field)} there, {new.get(field)} now)"
         for field in sorted(old | new)
@@ -135,6 +134,11 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config by dotted names, with the fields that an older revision lacks as by default."""
+    return flatten(default.get_config().to_dict()) | config
 
 
 def create(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import platform
 import re
 import threading
@@ -179,6 +180,7 @@ class Study:
         lease: float,
         patience: int,
         workdir: Path,
+        same: Callable[[Any, Any], bool] = operator.eq,
     ):
         """Joins the study, or makes it; nothing is written elsewhere before the context begins.
 
@@ -193,6 +195,7 @@ class Study:
           patience: steps of a trial before which it is not compared with others.
           workdir: the sweep's folder, whose name is the study's; of workers that share it on one
             machine, only those are dead whose process is.
+          same: whether what the study's first worker gave for `swept` is no other search.
         """
         import optuna
 
@@ -210,7 +213,7 @@ class Study:
             others = self._study.user_attrs["sweep"]
         except optuna.exceptions.StorageInternalError as error:
             raise no_answer(error) from error
-        if others != swept:
+        if not same(others, swept):
             raise app.UsageError(
                 f"study {name} of the storage is another search: choose another --workdir"
             )

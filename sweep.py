@@ -319,14 +319,32 @@ def choose_target(members: Sequence[Run], name: str | None) -> str:
 
 def swept(sweep: Sweep) -> dict[str, Any]:
     """What makes a sweep this one, as JSON has it."""
-    config = {k: v for k, v in sweep.base.to_dict().items() if k not in OF_A_MACHINE}
-    found = {"config": runs.flatten(config), "grid": sweep.grid, "seeds": sweep.seeds}
+    config = without(OF_A_MACHINE, runs.flatten(sweep.base.to_dict()))
+    found = {"config": config, "grid": sweep.grid, "seeds": sweep.seeds}
     if sweep.space:
         found |= {"search": sweep.space, "target": sweep.target}
     return json.loads(json.dumps(found))
 
 
-def check_folder(sweep: Sweep, resumable: Container[str] = ()) -> None:
+def without(fields: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
+    """A config by dotted names, but for those fields and what is in them."""
+    return {name: value for name, value in config.items() if name.split(".")[0] not in fields}
+
+
+def same(before: dict[str, Any], now: dict[str, Any], resumable: Sequence[str] = ()) -> bool:
+    """Whether what was swept is this sweep.
+
+    Args:
+      before: `swept` of this revision or an older one, which lacks fields, and has a machine's.
+      now: `swept`.
+      resumable: fields that may be others than before.
+    """
+    free = [*OF_A_MACHINE, *resumable]
+    configs = [without(free, runs.completed(each["config"])) for each in (before, now)]
+    return configs[0] == configs[1] and before | {"config": None} == now | {"config": None}
+
+
+def check_folder(sweep: Sweep, resumable: Sequence[str] = ()) -> None:
     """Holds what is swept against what has begun in its folder; writes nothing.
 
     Args:
@@ -339,15 +357,14 @@ def check_folder(sweep: Sweep, resumable: Container[str] = ()) -> None:
     try:
         if file.exists():
             before = json.loads(file.read_text())
-            before["config"] |= {
-                k: v for k, v in now["config"].items() if k.split(".")[0] in resumable
-            }
-            if before != now:
+            if not same(before, now, resumable):
                 raise app.UsageError(f"workdir {workdir} holds another sweep: {file} says which")
         elif workdir.exists() and any(p for p in workdir.iterdir() if "sweep.json" not in p.name):
             raise app.UsageError(f"workdir {workdir} is not empty, and holds no sweep")
     except OSError as error:
         raise app.UsageError(f"workdir {workdir}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise app.UsageError(f"workdir {workdir}: {file} is damaged: {error}") from error
 
 
 def remember(sweep: Sweep) -> None:
@@ -439,6 +456,7 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
         LEASE.value,
         patience,
         sweep.workdir,
+        same,
     )
     remember(sweep)
     print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import app
 from conftest import ROOT
 
 import ranking
@@ -266,6 +267,31 @@ def test_a_machine_has_its_own_places(tmp_path, make_config):
     assert swept(here) != swept(make_config("configs/mnist.py", {"batch_size": 8}))
     runs.create(tmp_path / "run", here, resuming=False).close()
     assert runs.check(tmp_path / "run", there)
+
+
+def test_a_sweep_of_an_older_revision_is_the_same(tmp_path, make_config):
+    """It lacks fields that were added since, and had some that are a machine's."""
+    config = make_config("configs/mnist.py", {"data_dir": "/a"})
+    found = sweep.Sweep(config, {}, {}, 2, "train/g_loss", tmp_path, {}, set())
+    sweep.remember(found)
+    file = tmp_path / "sweep.json"
+    now = json.loads(file.read_text())
+    old = {k: v for k, v in now["config"].items() if k != "lazy_every"} | {"data_dir": "/b"}
+    file.write_text(json.dumps(now | {"config": old}))
+    sweep.check_folder(found)
+    for other in ({"lazy_every": 4}, {"batch_size": 7}, {"generator.width": 3}, {"no_field": 1}):
+        file.write_text(json.dumps(now | {"config": old | other}))
+        with pytest.raises(app.UsageError, match="holds another sweep"):
+            sweep.check_folder(found)
+    file.write_text(json.dumps(now | {"seeds": 3}))
+    with pytest.raises(app.UsageError, match="holds another sweep"):
+        sweep.check_folder(found, runs.RESUMABLE)
+    file.write_text(json.dumps(now | {"config": old | {"num_steps": 7}}))
+    sweep.check_folder(found, runs.RESUMABLE)
+    for damaged in ("{", "[]", "{}", '{"config": 3}'):
+        file.write_text(damaged)
+        with pytest.raises(app.UsageError, match="sweep.json is damaged"):
+            sweep.check_folder(found)
 
 
 @pytest.mark.parametrize("target", ["train/g_loss", "eval/fid"])
