@@ -671,3 +671,14 @@ def test_a_password_is_not_written_down(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--storage=postgresql://me:secret@host/x"])
     command = runs.environment()["command"]
     assert command == ["sweep.py", "--storage=postgresql://me:***@host/x"]
+
+
+def test_a_search_of_an_older_revision_goes_on(command, tmp_path):
+    """Its study's record lacks fields that were added since."""
+    words = (*SEARCH, "--trials=2", "--max_seconds=0", f"--workdir={tmp_path}/search")
+    assert command("sweep.py", *words).code == 0
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/search.db")
+    old = study.user_attrs["sweep"]
+    del old["config"]["lazy_every"]
+    study.set_user_attr("sweep", old)
+    assert command("sweep.py", *words).code == 0
