@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import mmap
 import os
 import sys
@@ -14,8 +15,9 @@ import data
 
 PROGRAMS_KEPT = 2**30  # bytes; the least recently used go first
 MEMORY_KEPT = 2**31 - 2**24  # bytes; glibc counts in a C int
+HEAP = 2**26  # bytes, of which glibc makes the memory of a thread that is not the first
 # Of mallopt, in glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 
@@ -23,8 +25,11 @@ def keep_memory() -> None:
     """Has glibc keep the memory that is freed, in huge pages where the system lets it.
 
     XLA allocates a step's buffers anew at every call. By default the C library gives large ones
-    back, and the system zeroes them again, page by page: a fifteenth of a DCGAN's step on a CPU.
-    A single arena would keep them all, but makes small allocations slow once XLA has compiled.
+    back, and the system zeroes them again, page by page: a fifth of R3GAN's step on a CPU.
+    A single arena would keep them all, but makes small allocations slow once XLA has compiled. The
+    arenas of further threads keep their heaps, but cannot have more than a heap in one piece: that
+    is mapped anew each time. So programs on a CPU run in the thread that calls them, not in one of
+    XLA's, unless an accelerator may be there, which has to be called ahead.
     Does nothing with another C library, or where the user has MALLOC_ or GLIBC_TUNABLES settings.
     """
     own_settings = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
@@ -33,8 +38,10 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return
-    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, HEAP)):
         libc.mallopt(option, value)
+    if _has_cpu_alone():
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     # What is freed here stays reserved, not yet taken: the heap's next so many bytes.
     libc.malloc.restype = ctypes.c_void_p
     start = libc.malloc(ctypes.c_size_t(MEMORY_KEPT))
@@ -44,6 +51,13 @@ def keep_memory() -> None:
         size = ctypes.c_size_t(last - first)
         libc.madvise(ctypes.c_void_p(first), size, mmap.MADV_HUGEPAGE)
         libc.free(ctypes.c_void_p(start))
+
+
+def _has_cpu_alone() -> bool:
+    """Whether JAX, before it starts, can find a CPU alone: it was told so, or has no plugin."""
+    if jax.config.jax_platforms:
+        return jax.config.jax_platforms == "cpu"
+    return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
 def use_eigen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,18 +10,33 @@ import sys
 import pytest
 from conftest import ROOT
 
+needs_glibc = pytest.mark.skipif(
+    sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc"
+)
 PAGE_FAULTS = """
+import os
 import resource
 import sys
 
+os.sched_setaffinity(0, range(os.cpu_count()))  # XLA has a thread a core
 import jax
 import jax.numpy as jnp
 import runtime
 
-if sys.argv[1] == "kept":
+how, what = sys.argv[1:]
+runtime.use_eigen()
+if how == "kept":
     runtime.keep_memory()
-step = jax.jit(lambda x: x + 1)
-numbers = jnp.zeros(2**21)  # 8 MiB
+if what == "convolution":
+    kernel = jnp.ones((4, 4, 64, 128))
+    numbers = jnp.ones((256, 14, 14, 64))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    step = jax.jit(
+        lambda x: jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=dimensions)
+    )
+else:
+    numbers = jnp.zeros(int(what))
+    step = jax.jit(lambda x: x + 1)
 for _ in range(3):
     step(numbers).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -53,32 +69,51 @@ print("by YNNPACK" if "ynn" in both else "by Eigen")
     "flag", ["", "--xla_cpu_experimental_ynn_fusion_type=+LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"]
 )
 def test_products_are_eigens_where_the_user_says_nothing(flag):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flag}
-    outcome = subprocess.run(
-        [sys.executable, "-c", MULTIPLIED],
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert outcome.stdout.strip() == ("by YNNPACK" if flag else "by Eigen")
+    by = words_of(MULTIPLIED, XLA_FLAGS=flag)
+    assert by == ("by YNNPACK" if flag else "by Eigen")
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc"
-)
-def test_memory_is_kept_from_call_to_call():
+def words_of(script: str, *arguments: str, **settings: str) -> str:
+    """What a script prints in a process of its own, without the settings of glibc's that are here."""
+    environment = {k: x for k, x in os.environ.items() if not k.startswith("MALLOC_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **settings}
+    words = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        words, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
+
+
+@needs_glibc
+@pytest.mark.parametrize("size", [2**21, 2**25])  # 128 MiB: more than a heap of a thread
+def test_memory_is_kept_from_call_to_call(size):
     def page_faults(how: str, **settings: str) -> int:
-        environment = {k: x for k, x in os.environ.items() if not k.startswith("MALLOC_")}
-        environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **settings}
-        words = [sys.executable, "-c", PAGE_FAULTS, how]
-        outcome = subprocess.run(
-            words, env=environment, check=True, stdout=subprocess.PIPE, text=True
-        )
-        return int(outcome.stdout)
+        return int(words_of(PAGE_FAULTS, how, str(size), **settings))
 
-    pages = 20 * 2**23 // os.sysconf("SC_PAGE_SIZE")
+    pages = 20 * 4 * size / os.sysconf("SC_PAGE_SIZE")
     assert page_faults("kept") < pages / 4
     own_settings = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}  # every buffer a mapping of its own
     if page_faults("usual", **own_settings) > pages / 2:  # huge pages for all would make them few
         assert page_faults("kept", **own_settings) > pages / 2
+
+
+@needs_glibc
+def test_threads_keep_what_they_pack():
+    assert int(words_of(PAGE_FAULTS, "kept", "convolution")) < 1000  # 480 to 8,000 without
+
+
+def test_calls_ahead_stay_where_an_accelerator_may_be(tmp_path):
+    def alone(platforms: str, plugin: str | None) -> bool:
+        folder = tmp_path / str(plugin)
+        folder.mkdir(exist_ok=True)
+        if plugin:
+            (folder / plugin).mkdir(exist_ok=True)
+        script = "import runtime\nprint(runtime._has_cpu_alone())"
+        path = f"{ROOT}:{folder}"
+        return words_of(script, JAX_PLATFORMS=platforms, PYTHONPATH=path) == "True"
+
+    assert alone("cpu", "jax_plugins")
+    assert not alone("cuda,cpu", None)
+    if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        assert alone("", None)
+    assert not alone("", "jax_plugins")
+    assert not alone("", "libtpu")
