@@ -55,8 +55,9 @@ def keep_memory() -> None:
 
 def _has_cpu_alone() -> bool:
     """Whether JAX, before it starts, can find a CPU alone: it was told so, or has no plugin."""
-    if jax.config.jax_platforms:
-        return jax.config.jax_platforms == "cpu"
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms:
+        return platforms == "cpu"
     return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
