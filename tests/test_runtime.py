@@ -65,22 +65,22 @@ print("by YNNPACK" if "ynn" in both else "by Eigen")
 """
 
 
+def words_of(script: str, *arguments: str, **settings: str) -> str:
+    """What a script prints in a process of its own, where glibc's settings are these alone."""
+    environment = {k: x for k, x in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **settings}
+    words = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        words, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
+
+
 @pytest.mark.parametrize(
     "flag", ["", "--xla_cpu_experimental_ynn_fusion_type=+LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"]
 )
 def test_products_are_eigens_where_the_user_says_nothing(flag):
     by = words_of(MULTIPLIED, XLA_FLAGS=flag)
     assert by == ("by YNNPACK" if flag else "by Eigen")
-
-
-def words_of(script: str, *arguments: str, **settings: str) -> str:
-    """What a script prints in a process of its own, without the settings of glibc's that are here."""
-    environment = {k: x for k, x in os.environ.items() if not k.startswith("MALLOC_")}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **settings}
-    words = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(
-        words, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
 
 
 @needs_glibc
