@@ -277,8 +277,9 @@ class Log(Rows):
     def __init__(self, workdir: Path, step: int, notes: Sequence[str] = ()):
         # Not its SummaryWriter: where that one's thread has died, of a disk that was full for a
         # moment, its queue fills up, and training waits for ever.
-        from tensorboardX import event_file_writer, summary
-        from tensorboardX.proto import event_pb2
+        with _not_importing("torch"):  # which it does for a name alone, in more than a second
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
 
         super().__init__(workdir, step, notes)
         path = workdir / "metrics.jsonl"
@@ -347,6 +348,19 @@ class Log(Rows):
         """In TensorBoard."""
         written = self._event(wall_time=time.time(), step=step, summary=summary, **event)
         self._events.write_event(written)
+
+
+@contextlib.contextmanager
+def _not_importing(name: str) -> Iterator[None]:
+    """A package that is there seems not to be, for what is imported meanwhile."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 """A run's folder."""
 
 import errno
+import importlib.util
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +109,13 @@ def test_events_that_cannot_be_written_are_an_error_and_hold_nothing_up(tmp_path
     monkeypatch.setattr(log._events, "write_event", write)
     with pytest.raises(OSError, match="No space left"):
         log.write(2, 32, 0.2, {"train/d_loss": 1.0})
+
+
+def test_log_does_not_wait_for_torch(tmp_path):
+    """tensorboardX imports it where it is installed, as it is here, in more than a second."""
+    assert importlib.util.find_spec("torch")
+    code = (
+        f"import pathlib, sys, runs; runs.Log(pathlib.Path({str(tmp_path)!r}), 0).close(); "
+        "assert 'torch' not in sys.modules; import torch; torch.zeros(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(runs.__file__).parent, check=True)
