@@ -109,6 +109,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--out={out}: --mode={MODE.value} writes {can}")
     if OUT.value and not out.parent.is_dir():
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
+    place = out if out.exists() else out.parent
+    if out.is_dir() or (place.exists() and not os.access(place, os.W_OK)):
+        raise app.UsageError(f"{out}: no file can be written there")
     try:
         mode.make(workdir, out)
     except FloatingPointError as error:

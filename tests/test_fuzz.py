@@ -294,7 +294,7 @@ def fuzz_configs(attempt, num: int, part: int | None = None) -> None:
 
 
 def test_configs(attempt):
-    fuzz_configs(attempt, 60)
+    fuzz_configs(attempt, 30)
 
 
 @pytest.mark.long

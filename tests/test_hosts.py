@@ -154,6 +154,7 @@ def test_one_is_killed_while_the_other_waits_for_its_part_of_a_checkpoint(tmp_pa
     assert "another process has ended, or has been silent for 15 seconds" in line
 
 
+@pytest.mark.slow
 def test_a_signal_at_one_stops_all(tmp_path):
     """Two that Slurm has started."""
     workdir = tmp_path / "run"
@@ -205,6 +206,7 @@ def test_the_mistake_of_one_ends_all(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_not_all_come(tmp_path):
     [(code, err)] = ends(start_two(tmp_path / "run", ids=(1,), timeout=8))
     assert code == 1, err

@@ -51,6 +51,7 @@ def digits_run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command, tmp_path, request):
     if "mnist" in command:

@@ -190,6 +190,7 @@ def test_a_folder_of_images_holds_nothing_out(command, train, workdir, tmp_path)
         (["--workdir=nowhere", "--mode=export"], "nowhere holds no run"),
         (["--workdir=nowhere", "--mode=walk", "--out=x.jpg"], "writes .gif or .png"),
         (["--workdir=nowhere", "--mode=export", "--out=x.png"], "writes no picture"),
+        (["--workdir=nowhere", "--mode=export", "--out=."], ".: no file can be written there"),
         (["--workdir=nowhere", "--out=x.txt"], "--mode=grid writes .png or"),
         (["--workdir=nowhere", "--mode=nothing"], "nothing"),
         (

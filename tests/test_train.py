@@ -288,6 +288,7 @@ def test_rollbacks_have_an_end(make_config, tmp_path, not_finite_from_step):
     assert (tmp_path / "not_finite").is_dir()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path):
     """SIGKILL between two checkpoints: the same command ends with the same bits."""
     arguments = [
