@@ -140,7 +140,7 @@ def chromatic(key: jax.Array, image: jax.Array, probability: jax.Array | float) 
     Args:
       key: a PRNG key.
       image: [H, W, C] in [-1, 1]; the result is not clipped to it. Other than three channels have
-        brightness and contrast only.
+        brightness and contrast only; the published code changes the sign of grey, too.
       probability: of each of the five.
     Returns:
       [H, W, C].
