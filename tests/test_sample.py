@@ -1,6 +1,7 @@
 """Pictures out of a run: `python sample.py`."""
 
 import json
+import os
 import re
 import shutil
 
@@ -206,6 +207,13 @@ def test_mistakes_are_one_line(command, words, message):
     assert result.code == 2
     assert message in result.err
     assert result.compilations == 0
+
+
+def test_an_out_that_cannot_be_written_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    result = command("sample.py", "--workdir=nowhere", f"--out={tmp_path / 'x.png'}")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "x.png: no file can be written there" in result.err
 
 
 @pytest.mark.parametrize("script", ["sample.py", "evaluate.py"])
