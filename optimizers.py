@@ -1,7 +1,8 @@
 """Optimisers: `optimizer(numbers) -> an Optax transformation`; clipping and schedules.
 
 The arguments of each are fields of the config (`--config.optimizer.generator.b1=0.5`), and numbers
-that a sweep may vary. To try one of your own, write one function here and name it in OPTIMIZERS.
+that a sweep may vary. To try one of your own, write one function here and name it in OPTIMIZERS;
+an argument of a new name needs a line in configs/default.py, too.
 """
 
 from __future__ import annotations

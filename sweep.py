@@ -1,8 +1,9 @@
 """Trains a grid of settings with several seeds each, or searches, and says which is best.
 
-    python sweep.py --config=configs/mnist.py --grid=config.loss=hinge,non_saturating \\
-        --grid=config.penalties.r1=0.1,1,10 --seeds=4 --workdir=runs/losses
-    python sweep.py --config=configs/mnist.py --search=config.penalties.r1=log:0.01:10 --trials=20
+    python sweep.py --config=configs/mnist.py:mescheder --seeds=4 --workdir=runs/losses \\
+        --grid=config.loss=hinge,non_saturating --grid=config.penalties.r1=0.1,1,10
+    python sweep.py --config=configs/mnist.py:mescheder --trials=20 \\
+        --search=config.penalties.r1=log:0.01:10
 
 Every setting and seed is a run as train.py would make it, in a folder of its own. Settings that
 differ in numbers alone share one compiled program, and on a GPU or TPU train in it together. The

@@ -1,6 +1,6 @@
 """Trains a GAN: `python train.py --config=configs/mnist.py [--workdir=DIR] [--config.FIELD=VALUE]`.
 
-The same --workdir resumes. Press Ctrl-C to stop after the current step; what is done is saved.
+The same --workdir resumes. Press Ctrl-C to stop after the steps under way; what is done is saved.
 Several processes train one run with --distributed, or with --coordinator and its two companions.
 """
 

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.resolution = config_dict.placeholder(int)  # pixels; None: as the data set has it
     # Images are decoded as they are needed; None: where all would take too much memory (data.py)
     config.stream = config_dict.placeholder(bool)
-    config.stream_workers = config_dict.placeholder(int)  # processes that decode; None: one a core
+    config.stream_workers = config_dict.placeholder(int)  # that decode; None: one a core, up to 16
     config.balanced = False  # draw every class equally often
     # Of the real images: the generator learns their distribution. As in augment.py; 0 is off
     config.augment = ConfigDict()

@@ -131,7 +131,7 @@ def dragan(config: ConfigDict) -> None:
 
 
 def zero_centred(config: ConfigDict) -> None:
-    """Dcgan's networks, D's gradient drawn to 0 between real and fake images.
+    """Dcgan's networks without normalisation in D, whose gradient is drawn to 0 between images.
 
     Source: Thanh-Tung et al. 2019.
     """
