@@ -54,7 +54,7 @@ def choose_step(steps: list[int], step: str | None) -> int:
     """
     if step is None:
         return steps[-1]
-    if not step.isdigit() or int(step) not in steps:
+    if not step.isdecimal() or int(step) not in steps:
         there = ", ".join(map(str, steps))
         raise app.UsageError(f"--step={step} has no checkpoint: there are {there}")
     return int(step)

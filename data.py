@@ -18,7 +18,6 @@ import os
 import re
 import tempfile
 import urllib.parse
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -228,6 +227,8 @@ def stacked_mnist(data_dir: str | None, resolution: int | None, split: str = "tr
     own split, always the same.
     Source: Metz et al. 2017; Lin et al. 2018 (PacGAN).
     """
+    if resolution is not None:
+        _check_memory("stacked_mnist", (STACKED_SIZE[split], resolution, resolution, 3))
     mnist = tfds_images("mnist", data_dir, resolution, split, stream=False)
     assert mnist is not None
     assert mnist.labels is not None
@@ -511,8 +512,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    # RuntimeError is zipfile's, of a file that calls itself encrypted, or of a later version.
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile):
+    except Exception:  # of a damaged file: zipfile's, NumPy's or those of its parser of headers
         return None
     names = arrays.pop(NAMES, np.array([]))  # an archive's damaged directory may have lost some
     return arrays if set(names.tolist()) == set(arrays) else None
@@ -520,10 +520,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a file of the cache, whole or not at all; a warning where it cannot."""
+    partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            partial = Path(file.name)
             np.savez(file, **arrays, **{NAMES: np.array(list(arrays))})  # type: ignore[arg-type]
-        os.replace(file.name, path)
+        partial.replace(path)
     except OSError as error:
         logging.warning("could not write %s: %s", path, error)
+        if partial:
+            partial.unlink(missing_ok=True)

@@ -83,6 +83,8 @@ def read_config(workdir: Path | None) -> ConfigDict:
         raise app.UsageError(f"--repeats must be at least 1, not {REPEATS.value}")
     if workdir:
         config = cli.restore_config(runs.flatten(runs.read_config(workdir)))
+        if SAMPLES.value:
+            config.conditional = False  # nobody says what they were made as
     else:
         config = default.get_config()
         config.dataset = DATASET.value
@@ -184,7 +186,8 @@ def table(judge: scores.Judge, result: dict[str, Any]) -> str:
     repeated = "repeats" in result
     columns = f"{'':28}{'score':>11}" + (f"{'+-':>11}" if repeated else "")
     lines.append(f"{columns}{'floor':>11}{'perfect':>11}  better")
-    for line in scores.compare(result, judge.num_modes):
+    num_real = min(len(judge.dataset.images), judge.num_samples)
+    for line in scores.compare(result, num_real, judge.num_modes):
         figures = [line.value] + ([line.deviation] if repeated else [])
         figures += [line.floor, line.perfect]
         cells = "".join(f"{'-' if x is None else f'{x:.4g}':>11}" for x in figures)

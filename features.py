@@ -221,8 +221,9 @@ def _download(url: str, file: Path, sha256: str) -> None:
             raise OSError(errno.EIO, "what came is not the published file")
         os.replace(partial, file)
     except OSError as error:  # requests' are such, too
+        reason = error if isinstance(error, requests.HTTPError) else error.strerror
         raise app.UsageError(
-            f"the Inception weights could not be downloaded ({error.strerror or 'no connection'}): "
+            f"the Inception weights could not be downloaded ({reason or 'no connection'}): "
             f"fetch {url} and put it at {file}, or name it by inception_weights"
         ) from error
     finally:

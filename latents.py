@@ -192,7 +192,7 @@ def principal_directions(
       gan: static.
       network: see above.
       key: of the latents.
-      num: of the directions; latent_dim at most.
+      num: of the directions; latent_dim at most, and the layer's size.
       label: of all samples, where the networks are given labels.
       samples: how many latents.
     Returns:
@@ -208,8 +208,9 @@ def principal_directions(
         given = None if labels is None else labels[rows]
         found = _layer_outputs(gan, network, latents[rows], given, layer)
         parts.append(np.asarray(found, np.float32).reshape(len(found), -1))
-    analysis = PCA(min(num, gan.latent_dim), random_state=0)
-    scores = analysis.fit_transform(np.concatenate(parts))  # [samples, num], uncorrelated
+    outputs = np.concatenate(parts)
+    analysis = PCA(min(num, gan.latent_dim, *outputs.shape), random_state=0)
+    scores = analysis.fit_transform(outputs)  # [samples, num], uncorrelated
     vectors = scores.T @ np.asarray(latents)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), TINY)
     return Directions(_signed(vectors), np.sqrt(analysis.explained_variance_))

@@ -513,37 +513,43 @@ class Metric(NamedTuple):
     Attributes:
       better: 'lower', 'higher', or the value that is best.
       meaning: in a few words.
-      perfect: what a perfect generator scores on average with n samples, real and fake, of K
-        uniform modes; None where only held-out real data can tell: the floor.
+      perfect: what a perfect generator scores on average with n samples, compared with m real
+        ones, of K uniform modes; None where only held-out real data can tell: the floor.
     """
 
     better: str | float
     meaning: str
-    perfect: Callable[[int, int], float] | None
+    perfect: Callable[[int, int, int], float] | None
 
 
 METRICS = {
     "fd": Metric("lower", "Frechet distance of two Gaussians of features", None),
-    "kd": Metric("lower", "kernel distance of features, squared MMD", lambda n, k: 0.0),
+    "kd": Metric("lower", "kernel distance of features, squared MMD", lambda n, m, k: 0.0),
     "inception_score": Metric("higher", "classes are sure and diverse", None),
     "precision": Metric("higher", "share of fakes that look real", None),
     "recall": Metric("higher", "share of real samples that could be fake", None),
-    "density": Metric("higher", "fakes where real samples are dense", lambda n, k: 1.0),
+    "density": Metric("higher", "fakes where real samples are dense", lambda n, m, k: 1.0),
     "coverage": Metric(
-        "higher", "share of real samples with a fake nearby", lambda n, k: expected_coverage(n, n)
+        "higher",
+        "share of real samples with a fake nearby",
+        lambda n, m, k: expected_coverage(m, n),
     ),
     "modes": Metric(
-        "higher", "classes that fakes show", lambda n, k: expected_modes(n, np.full(k, 1 / k))
+        "higher", "classes that fakes show", lambda n, m, k: expected_modes(n, np.full(k, 1 / k))
     ),
-    "mode_kl": Metric("lower", "KL(classes of fakes || of the data), nats", expected_mode_kl),
+    "mode_kl": Metric(
+        "lower",
+        "KL(classes of fakes || of the data), nats",
+        lambda n, m, k: expected_mode_kl(n, k),
+    ),
     "label_accuracy": Metric("higher", "share of fakes that show the class asked for", None),
     "memorisation": Metric(
-        0.5, "share nearer to training than to held-out samples", lambda n, k: 0.5
+        0.5, "share nearer to training than to held-out samples", lambda n, m, k: 0.5
     ),
     "high_quality": Metric(
-        "higher", "share within 3 deviations of a mode", lambda n, k: 1 - math.exp(-4.5)
+        "higher", "share within 3 deviations of a mode", lambda n, m, k: 1 - math.exp(-4.5)
     ),
     "relative_deviation": Metric(
-        1.0, "deviation across fakes over that of real samples", lambda n, k: 1.0
+        1.0, "deviation across fakes over that of real samples", lambda n, m, k: 1.0
     ),
 }

@@ -237,7 +237,7 @@ def _score_tables(files: Files) -> str:
     if not scored:
         none = "not scored yet" if files.config.eval_every else "not scored: eval_every is 0"
         return f"<h2>Scores</h2><p>It is {none}.</p>"
-    last, num_modes = scored[-1], _num_modes(files)
+    last = scored[-1]
     num, floor_num = (int(last.get(f"eval/{x}num_samples", 0)) for x in ("", "floor_"))
     words = f"Step {last['step']:,}, {num:,} samples"
     if not num:
@@ -253,7 +253,7 @@ def _score_tables(files: Files) -> str:
         heads.insert(2, f"step {other['step']:,} (best)")
     lines: list[list[str]] = []
     of_classes: list[list[str]] = []
-    for score in scores.compare(last, num_modes):
+    for score in _compared(files, last):
         value = pages.number(score.value)
         if score.deviation is not None:
             value += f" &plusmn; {pages.number(score.deviation)}"
@@ -292,7 +292,7 @@ def _run_charts(files: Files) -> str:
     figures += [_figure_of(_short(x), _short(x), rows, [x], marks) for x in train]
     of_training = len(figures)
     last: dict[str, Any] = next((x for x in reversed(rows) if x.get("eval/num_samples")), {})
-    for score in scores.compare(last, _num_modes(files)):
+    for score in _compared(files, last):
         if not CLASS.search(score.name):
             heading = f"{score.name} ({score.better} is better)"
             levels = {"floor": score.floor} if score.floor is not None else {}
@@ -421,13 +421,13 @@ def _best(files: Files) -> tuple[str, dict[str, Any] | None]:
     return metric or "", next((row for row in files.rows if row["step"] == step), None)
 
 
-def _num_modes(files: Files) -> int | None:
-    """How many there are to be found: the centres of a toy, the classes of images."""
+def _compared(files: Files, row: dict[str, Any]) -> list[scores.Compared]:
+    """The scores of a row, with what env.json says of the data: how many, and how many classes."""
+    facts = (files.starts[-1].get("dataset") if files.starts else None) or {}
     toy = data.TOYS.get(files.config.dataset)
-    if toy:
-        return len(toy().centres)
-    facts = files.starts[-1].get("dataset") if files.starts else None
-    return (facts or {}).get("num_classes")
+    num_modes = len(toy().centres) if toy else facts.get("num_classes")
+    num = int(row.get("eval/num_samples", 0))
+    return scores.compare(row, min(num, facts.get("examples", num)), num_modes)
 
 
 def _alarms_of(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:

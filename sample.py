@@ -182,7 +182,10 @@ def averaged(run: Run) -> gans.Network:
     """`state.average`, with the standing statistics of --seed where the GAN has them."""
     with jax.default_matmul_precision("highest"):
         key = jax.random.fold_in(jax.random.key(SEED.value), 1)
-        return gans.standing_statistics(run.gan, run.state.average, key, TRUNCATION.value)
+        network = gans.standing_statistics(run.gan, run.state.average, key, TRUNCATION.value)
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(network)):
+        raise FloatingPointError("the generator's weights hold NaN or infinite numbers")
+    return network
 
 
 def drawn_latents(run: Run, num: int) -> np.ndarray:
@@ -303,7 +306,8 @@ def invert(workdir: Path, out: Path) -> None:
     images, network = held_out.images[:num], averaged(run)
     labels = None
     if run.gan.num_classes:
-        assert held_out.labels is not None
+        if held_out.labels is None:
+            raise app.UsageError("--mode=invert: the held-out images have no labels")
         labels = held_out.labels[:num]
     own = latents.render(run.gan, network, drawn_latents(run, num), labels)
     targets = np.concatenate([images, own])
@@ -385,10 +389,7 @@ def export(workdir: Path, out: Path) -> None:
             raise app.UsageError(
                 f"--{name} changes nothing in --mode=export without standing_statistics"
             )
-    network = averaged(run)
-    if not all(np.isfinite(x).all() for x in jax.tree.leaves(network)):
-        raise FloatingPointError("the generator's weights hold NaN or infinite numbers")
-    out.write_bytes(exports.export(run.gan, network).serialize())
+    out.write_bytes(exports.export(run.gan, averaged(run)).serialize())
 
 
 PICTURES = (*encoded.IMAGE_SUFFIXES, ".pdf")

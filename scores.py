@@ -183,16 +183,22 @@ def base_metric(name: str) -> str:
     return max((base for base in metrics.METRICS if name.startswith(base)), key=len)
 
 
-def perfect(name: str, num_samples: int, num_modes: int | None) -> float | None:
-    """What a perfect generator scores at so many samples; None where only the floor can tell.
+def perfect(name: str, num_samples: int, num_real: int, num_modes: int | None) -> float | None:
+    """What a perfect generator scores; None where only the floor can tell.
 
     And where it depends on the number of modes, and that is not known.
+
+    Args:
+      name: of the metric.
+      num_samples: how many.
+      num_real: training examples that they are compared with.
+      num_modes: how many there are to be found.
     """
     base = base_metric(name)
     formula = metrics.METRICS[base].perfect
     if formula is None or (num_modes is None and base in ("modes", "mode_kl")):
         return None
-    return formula(num_samples, num_modes or 0)
+    return formula(num_samples, num_real, num_modes or 0)
 
 
 def best_metric(names: Iterable[str]) -> str | None:
@@ -250,14 +256,16 @@ class Compared(NamedTuple):
     better: str | float
 
 
-def compare(result: dict[str, Any], num_modes: int | None) -> list[Compared]:
+def compare(result: dict[str, Any], num_real: int | None, num_modes: int | None) -> list[Compared]:
     """The scores of a result of `evaluate`, or of a row of metrics.jsonl, as lines of a table.
 
     Args:
       result: with `eval/num_samples`, and as ..._std deviations where there are any.
+      num_real: training examples that samples are compared with; None: as many as samples.
       num_modes: how many there are to be found, where that is known.
     """
     lines = []
+    num = int(result.get("eval/num_samples", 0))
     for name, value in result.items():
         short = name.removeprefix("eval/")
         if short == name or short.endswith(("_std", "num_samples")) or short.startswith("floor_"):
@@ -268,7 +276,7 @@ def compare(result: dict[str, Any], num_modes: int | None) -> list[Compared]:
                 value,
                 result.get(f"{name}_std"),
                 result.get(f"eval/floor_{short}"),
-                perfect(name, int(result["eval/num_samples"]), num_modes),
+                perfect(name, num, num_real or num, num_modes),
                 metrics.METRICS[base_metric(name)].better,
             )
         )
@@ -361,7 +369,8 @@ def _draw_batch(
 ) -> tuple[Any, jax.Array]:
     latents = devices.split(gans.draw_latents(gan, key, BATCH_SIZE, truncation))
     examples = gans.sample(gan, network, latents, labels)
-    finite = jax.numpy.isfinite(examples).all()
+    limit = metrics.LARGEST if examples.ndim == 2 else np.inf  # images are clipped
+    finite = (abs(examples) < limit).all()
     return devices.join(gans.to_uint8(examples) if examples.ndim == 4 else examples), finite
 
 
@@ -400,7 +409,9 @@ def check(judge: Judge) -> None:
       app.UsageError: they are not.
     """
     num, least = judge.num_samples, MIN_REAL if judge.views else 2
-    if num < MIN_SAMPLES:  # as many as are held out
+    if judge.held_out:
+        num = min(num, len(judge.held_out.images))
+    if num < MIN_SAMPLES:
         raise app.UsageError(f"scores need {MIN_SAMPLES} held-out examples at least, not {num}")
     if len(judge.dataset.images) < least:
         num = len(judge.dataset.images)
@@ -553,7 +564,8 @@ def _view_scores(
     }
     found: dict[str, float] = {}
     if view.num_classes is None:
-        seen["inception_score"] = metrics.inception_score(fake_logits).mean
+        order = _choose(len(fake), len(fake))  # its parts are neighbours: a folder may be by class
+        seen["inception_score"] = metrics.inception_score(fake_logits[order]).mean
     else:
         classes = fake_logits.argmax(axis=1)
         labels = np.asarray(judge.dataset.labels)

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 
 def run_folder(folder: Path, dataset: str, cure: str, seed: int) -> Path:
-    return folder / f"{dataset}-{cure.replace(' ', '_')}-{seed}"
+    return folder / f"{dataset}-{cure.replace(' ', '_')}-{NUM_STEPS.value}-{seed}"
 
 
 def run_config(dataset: str, cure: str, seed: int, num_steps: int) -> ConfigDict:

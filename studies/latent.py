@@ -125,10 +125,10 @@ def main(argv: list[str]) -> None:
         config = cli.load_config(f"{PAGE.value}:mescheder")
         config.seed, config.num_steps, config.eval_every = seed, NUM_STEPS.value, 0
         prepared = starts.prepare(config)
+        look = features.classifier(config.dataset, prepared.dataset.spec.shape)
         name = f"latent-{Path(PAGE.value).stem}-{NUM_STEPS.value}-{seed}"
         state = train.train_and_evaluate(config, Path(RUNS.value) / name)
         gan, key = prepared.gan, jax.random.key(1_000 + seed)
-        look = features.classifier(config.dataset, prepared.dataset.spec.shape)
         found = directions(gan, state.average, key)
         moves += [
             {"seed": seed, **move._asdict()}

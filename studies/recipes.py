@@ -60,7 +60,7 @@ RECIPES = flags.DEFINE_multi_string(
 )
 OUT = flags.DEFINE_string("out", None, "The table's file; with .csv the runs'.", required=True)
 RUNS = flags.DEFINE_string("runs", "runs", "The folder of the runs.")
-SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each recipe.")
+SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each recipe.", lower_bound=1)
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of the seeds.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of every run; several times.")
 MINUTES = flags.DEFINE_float(
@@ -73,6 +73,8 @@ def main(argv: list[str]) -> None:
     out = Path(OUT.value).absolute()
     if not out.parent.is_dir():
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
+    if out.suffix == ".csv":
+        raise app.UsageError(f"--out={out}: the runs' file is called so, beside the table's")
     for recipe in RECIPES.value:
         read_config(recipe, 0)  # no mistake waits for its turn
     if MINUTES.value:
@@ -172,8 +174,10 @@ def train_for(
 
 def path(recipe: str, run: str, suffix: str) -> Path:
     """A run's folder, or the file beside it."""
-    name = "-".join([Path(PAGE.value).stem, *recipe.split(","), run])
-    return Path(RUNS.value) / (name + suffix)
+    words = [Path(PAGE.value).stem, *recipe.split(","), *SET.value, run]
+    if MINUTES.value and run != "rate":
+        words.insert(-1, f"{MINUTES.value:g}min")
+    return Path(RUNS.value) / ("-".join(words).replace("/", "_") + suffix)
 
 
 @functools.cache

@@ -186,7 +186,8 @@ def held_out() -> np.ndarray:
 
 def path(method: str, seed: int, suffix: str = "") -> Path:
     """A run's folder, or the file beside it."""
-    words = [DATASET.value, method.replace(", ", "_"), str(NUM_STEPS.value), str(seed)]
+    numbers = map(str, (NUM_STEPS.value, NUM_SAMPLES.value, seed))
+    words = [DATASET.value, method.replace(", ", "_"), *numbers]
     return Path(RUNS.value) / f"vae-{'-'.join(words).replace(' ', '_')}{suffix}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -467,6 +468,28 @@ def test_a_cache_that_calls_itself_encrypted_or_is_a_pipe_is_none(tmp_path):
     assert data.read_arrays(tmp_path / "pipe.npz") is None
 
 
+def test_a_cache_with_a_damaged_header_is_none(tmp_path):
+    """NumPy's parser of headers comes before the check of what zip holds."""
+    data.write_arrays(tmp_path / "x.npz", {"images": np.zeros((3, 4), np.uint8)})
+    content = (tmp_path / "x.npz").read_bytes()
+    start = content.index(b"{'descr'")
+    for place in range(start, content.index(b"\n", start)):
+        for bit in range(8):
+            flipped = bytes([content[place] ^ 1 << bit])
+            (tmp_path / "x.npz").write_bytes(content[:place] + flipped + content[place + 1 :])
+            assert data.read_arrays(tmp_path / "x.npz") is None
+
+
+def test_a_cache_that_the_disk_has_no_room_for_leaves_nothing(tmp_path, monkeypatch):
+    def fill(file, **_):
+        file.write(b"some of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", fill)
+    data.write_arrays(tmp_path / "x.npz", {"images": np.zeros(3)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_prepared_data_is_named(load, serve):
     files, _ = make_idx_files(np.random.default_rng(0))
     data_dir = serve(tfds_builders.Mnist, files)
@@ -535,6 +558,12 @@ def test_other_real_data(load, tfds_data: Path, name, shape):
     dataset = load(name, data_dir=str(tfds_data))
     assert dataset.spec == (shape, 10)
     assert len(set(np.bincount(dataset.labels))) == 1
+
+
+def test_stacked_mnist_must_fit_into_memory(load, tfds_data: Path, monkeypatch):
+    monkeypatch.setattr(data, "host_memory", lambda: 10 * 2**30)  # MNIST's own take 3.7 of it
+    with pytest.raises(app.UsageError, match=r"stacked_mnist at resolution=256 takes \d+ GiB"):
+        load("stacked_mnist", data_dir=str(tfds_data), resolution=256)
 
 
 def test_stacked_mnist(load, tfds_data: Path):

@@ -172,6 +172,12 @@ def test_principal_directions_are_those_of_a_layer_whose_components_are_known(ma
     np.testing.assert_allclose(found.values, np.array([4, 3, 2, 1]) * deviation, rtol=0.03)
 
 
+def test_principal_directions_are_no_more_than_the_layer_is_wide(make):
+    gan, network = make("mescheder", **{"generator.width": 4, "latent_dim": 16})
+    found = latents.principal_directions(gan, network, jax.random.key(0), 8, samples=200)
+    assert found.vectors.shape == (4, 16)
+
+
 def test_the_layer_of_principal_directions_is_not_affine(make):
     """Of the residual generator the first layers are: dense, shortcut, normalisation."""
     gan, network = make("projection", conditional=True)

@@ -613,11 +613,12 @@ def test_table():
         assert metric.better in ("lower", "higher") or isinstance(metric.better, float)
         if isinstance(metric.better, float):
             assert metric.perfect is not None
-            assert metric.perfect(1000, 10) == metric.better
-        assert metric.perfect is None or math.isfinite(metric.perfect(1000, 10))
-    assert METRICS["modes"].perfect(26_000, 1000) == pytest.approx(1000)
-    assert METRICS["mode_kl"].perfect(26_000, 1000) == 999 / 52_000
-    assert METRICS["coverage"].perfect(10**6, 1) == pytest.approx(1 - 2**-5, rel=1e-5)
+            assert metric.perfect(1000, 1000, 10) == metric.better
+        assert metric.perfect is None or math.isfinite(metric.perfect(1000, 1000, 10))
+    assert METRICS["modes"].perfect(26_000, 26_000, 1000) == pytest.approx(1000)
+    assert METRICS["mode_kl"].perfect(26_000, 26_000, 1000) == 999 / 52_000
+    assert METRICS["coverage"].perfect(10**6, 10**6, 1) == pytest.approx(1 - 2**-5, rel=1e-5)
+    assert METRICS["coverage"].perfect(10_000, 1_297, 1) == expected_coverage(1_297, 10_000)
 
 
 @pytest.mark.parametrize("dimension", [1, 20])

@@ -22,11 +22,11 @@ def workdir(tmp_path):
 
 @pytest.fixture
 def train(command, workdir):
-    def train(*changes, config="configs/digits.py:mescheder"):
+    def train(*changes, config="configs/digits.py:mescheder", code=0):
         words = [f"--config={config}", f"--workdir={workdir}", "--config.num_steps=2"]
         words += ["--config.batch_size=16", "--config.eval_every=0", *changes]
         result = command("train.py", *words)
-        assert result.code == 0, result.err
+        assert result.code == code, result.err
 
     return train
 
@@ -207,6 +207,16 @@ def test_mistakes_are_one_line(command, words, message):
     assert result.code == 2
     assert message in result.err
     assert result.compilations == 0
+
+
+@pytest.mark.parametrize("mode", [["directions"], ["directions", "--pca"], ["export"]])
+def test_weights_that_are_not_finite_are_one_line(command, train, workdir, mode):
+    train("--config.optimizer.generator.learning_rate=1e30", code=1)
+    result = command(
+        "sample.py", f"--workdir={workdir / 'not_finite'}", f"--mode={mode[0]}", *mode[1:]
+    )
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "the generator's weights hold NaN or infinite numbers" in result.err
 
 
 def test_an_out_that_cannot_be_written_is_one_line(command, tmp_path, monkeypatch):

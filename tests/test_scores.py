@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -11,6 +12,7 @@ from absl import app
 from PIL import Image
 
 import data
+import features
 import scores
 import starts
 import train
@@ -212,6 +214,21 @@ def test_a_folder_is_scored(command, tmp_path):
     assert json.loads(outcome.out.splitlines()[-1])["eval/num_samples"] == 50
 
 
+def test_a_folder_beside_a_conditional_run_has_no_labels(command, tmp_path):
+    """So its classes, and those of its floor, are what the classifier takes them for."""
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(data.digits(None, held_out=True).images[:50]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"images/{i}.png")
+    words = ["--config=configs/digits.py:cgan", "--config.num_steps=1", "--config.eval_every=0"]
+    assert command("train.py", *words, f"--workdir={tmp_path / 'run'}").code == 0
+    words = [f"--samples={tmp_path / 'images'}", f"--workdir={tmp_path / 'run'}", "--json"]
+    outcome = command("evaluate.py", *words)
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out.splitlines()[-1])
+    assert "eval/floor_fd_classifier" in found
+    assert not [name for name in found if "label_accuracy" in name]
+
+
 def test_nan_is_no_number(judge, make_config):
     config = make_config()
     _, gan, _ = starts.prepare(config)
@@ -219,6 +236,42 @@ def test_nan_is_no_number(judge, make_config):
     broken = jax.tree.map(lambda x: x * np.nan, state.average)
     with pytest.raises(FloatingPointError, match="NaN"):
         scores.draw(gan, broken, jax.random.key(0), 10)
+
+
+def test_points_beyond_what_can_be_compared_are_no_numbers(make_config):
+    config = make_config("configs/ring.py", {"eval_samples": 100})
+    _, gan, judge = starts.prepare(config)
+    state = train.gans.init(gan, config, jax.random.key(0))
+    far = jax.tree.map(lambda x: x * 1e7, state.average)  # three layers
+    found = scores.evaluate(judge, gan, far, jax.random.key(0))
+    assert found["eval/num_samples"] == 0
+
+
+def test_an_inception_score_does_not_depend_on_the_order(judge, monkeypatch):
+    """A folder may have its images class by class."""
+    real = judge.dataset.images[:200]
+    view = judge.views[0]._replace(num_classes=None, suffix="unknown")
+
+    def compute(_, images):
+        return images[:, :, 0, 0] + 0.0, 50 * np.eye(10)[images[:, 0, 1, 0] % 10]
+
+    monkeypatch.setattr(features, "compute", compute)
+    fake = real.copy()
+    fake[:, 0, 1, 0] = np.arange(200) // 20  # twenty sure ones of each class, in order
+    found = scores.score(dataclasses.replace(judge, views=(view,)), fake)
+    assert found["inception_score_unknown"] > 6  # in order: 1
+
+
+def test_what_is_held_out_may_be_too_little_for_a_floor(judge):
+    few = data.Dataset(judge.held_out.images[:2], judge.held_out.labels[:2], 10)
+    with pytest.raises(app.UsageError, match="held-out examples at least, not 2"):
+        scores.check(dataclasses.replace(judge, held_out=few))
+
+
+def test_perfect_coverage_is_of_as_many_real_ones_as_there_are():
+    row = {"eval/num_samples": 10_000, "eval/coverage_classifier": 0.97}
+    [few], [many] = scores.compare(row, 1_297, 10), scores.compare(row, None, 10)
+    assert (few.perfect, many.perfect) == pytest.approx((0.99998, 0.969), abs=5e-4)
 
 
 def test_a_run_that_diverges_says_so(command, tmp_path):

@@ -45,18 +45,20 @@ def test_equal_time(tmp_path):
     """As many steps as the recipe's rate gives in the time, and the rate is measured once."""
     runs = tmp_path / "runs"
     runs.mkdir()
-    (runs / "ring-goodfellow-rate.json").write_text('{"steps": 60, "seconds": 3}')
+    name = "ring-{}-generator.width=8-eval_samples=100-rate.json"  # other networks, other rates
+    (runs / name.format("goodfellow")).write_text('{"steps": 60, "seconds": 3}')
     words = ["--recipe=goodfellow", "--recipe=mescheder", "--seeds=1", "--minutes=0.05"]
     result = study(tmp_path, *words)
     assert result.returncode == 0, result.stderr
     with (tmp_path / "ring.csv").open() as file:
         rows = {row["recipe"]: row for row in csv.DictReader(file)}
     assert int(rows["goodfellow"]["images"]) == (1 + 3 * 20) * 128
-    measured = json.loads((runs / "ring-mescheder-rate.json").read_text())
+    measured = json.loads((runs / name.format("mescheder")).read_text())
     assert 3 < measured["seconds"] < 20
     steps = 1 + round(3 * measured["steps"] / measured["seconds"])
     assert int(rows["mescheder"]["images"]) == steps * 128
     assert {row["seconds"] for row in rows.values()} == {"3"}
+    assert (runs / "ring-goodfellow-generator.width=8-eval_samples=100-0.05min-0.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,8 @@ def test_equal_time(tmp_path):
         (["--recipe=mescheder,penalties.gp=1"], "penalties contradict each other"),
         (["--recipe=goodfellow,optimizer.generator.b1=0.5"], "sgd has no such number"),
         (["--recipe=goodfellow", "--out=nowhere/ring.md"], "there is no folder"),
+        (["--recipe=goodfellow", "--out=ring.csv"], "the runs' file is called so"),
+        (["--recipe=goodfellow", "--seeds=0"], "seeds"),
     ],
 )
 def test_a_mistake_ends_it_before_anything_trains(words, message, tmp_path):
