@@ -18,6 +18,7 @@ import os
 import re
 import tempfile
 import urllib.parse
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -509,9 +510,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """What `write_arrays` wrote; None if it is not there or not whole."""
     if not path.is_file():  # a pipe would be waited for, without end
         return None
+    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                with file.open(name) as member:
+                    array = np.lib.format.read_array(member, allow_pickle=False)
+                    if member.read(1):  # its header says less; at the end zip checks the content
+                        return None
+                arrays[name.removesuffix(".npy")] = array
     except Exception:  # of a damaged file: zipfile's, NumPy's or those of its parser of headers
         return None
     names = arrays.pop(NAMES, np.array([]))  # an archive's damaged directory may have lost some
