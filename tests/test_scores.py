@@ -205,9 +205,15 @@ def test_examples_that_no_score_can_be_of_train_without(command, tmp_path, num, 
     assert message in outcome.err
 
 
-def test_a_folder_is_scored(command, tmp_path):
+def save_digits(folder):
+    """50 that are held out."""
+    folder.mkdir(exist_ok=True)
     for i, image in enumerate(data.digits(None, held_out=True).images[:50]):
-        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+        Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
+
+
+def test_a_folder_is_scored(command, tmp_path):
+    save_digits(tmp_path)
     arguments = [f"--samples={tmp_path}", "--dataset=digits", "--json"]
     outcome = command("evaluate.py", *arguments)
     assert outcome.code == 0, outcome.err
@@ -216,9 +222,7 @@ def test_a_folder_is_scored(command, tmp_path):
 
 def test_a_folder_beside_a_conditional_run_has_no_labels(command, tmp_path):
     """So its classes, and those of its floor, are what the classifier takes them for."""
-    (tmp_path / "images").mkdir()
-    for i, image in enumerate(data.digits(None, held_out=True).images[:50]):
-        Image.fromarray(image[..., 0]).save(tmp_path / f"images/{i}.png")
+    save_digits(tmp_path / "images")
     words = ["--config=configs/digits.py:cgan", "--config.num_steps=1", "--config.eval_every=0"]
     assert command("train.py", *words, f"--workdir={tmp_path / 'run'}").code == 0
     words = [f"--samples={tmp_path / 'images'}", f"--workdir={tmp_path / 'run'}", "--json"]
