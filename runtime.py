@@ -15,9 +15,7 @@ import data
 
 PROGRAMS_KEPT = 2**30  # bytes; the least recently used go first
 MEMORY_KEPT = 2**31 - 2**24  # bytes; glibc counts in a C int
-HEAP = 2**26  # bytes, of which glibc makes the memory of a thread that is not the first
-# Of mallopt, in glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in glibc's malloc.h
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 
@@ -27,9 +25,9 @@ def keep_memory() -> None:
     XLA allocates a step's buffers anew at every call. By default the C library gives large ones
     back, and the system zeroes them again, page by page: a fifth of R3GAN's step on a CPU.
     A single arena would keep them all, but makes small allocations slow once XLA has compiled. The
-    arenas of further threads keep their heaps, but cannot have more than a heap in one piece: that
-    is mapped anew each time. So programs on a CPU run in the thread that calls them, not in one of
-    XLA's, unless an accelerator may be there, which has to be called ahead.
+    arenas of further threads cannot have more than 64 MB in one piece, a heap: that is mapped anew
+    each time. So programs on a CPU run in the thread that calls them, not in one of XLA's, unless
+    an accelerator may be there, which has to be called ahead.
     Does nothing with another C library, or where the user has MALLOC_ or GLIBC_TUNABLES settings.
     """
     own_settings = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
@@ -38,8 +36,8 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return
-    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, HEAP)):
-        libc.mallopt(option, value)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if _has_cpu_alone():
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     # What is freed here stays reserved, not yet taken: the heap's next so many bytes.
