@@ -352,13 +352,7 @@ def tfds_images(
     """
     import tensorflow_datasets as tfds
 
-    builder = _tfds_builder(name, data_dir and os.path.expanduser(data_dir))
-    if not builder.data_path.exists():
-        _prepare(name, builder)
-        builder = _tfds_builder(name, data_dir and os.path.expanduser(data_dir))
-    damaged = f"dataset {name} is damaged in {builder.data_path}: delete that folder"
-    if not (builder.data_path / "dataset_info.json").exists():
-        raise app.UsageError(damaged)
+    builder, files = _prepared(name, data_dir and os.path.expanduser(data_dir))
     info = builder.info
     image_key = _feature(info.features, tfds.features.Image, "image")
     label_key = _feature(info.features, tfds.features.ClassLabel, "label")
@@ -366,11 +360,6 @@ def tfds_images(
         raise app.UsageError(f"dataset {name} has no image")
     if split not in info.splits:
         return None
-    try:
-        stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
-    except OSError as error:  # a link to nowhere
-        raise app.UsageError(f"{damaged} ({error})") from error
-    files = sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items())
     parts = json.dumps([info.full_name, files, resolution])
     fingerprint = hashlib.sha256(f"{parts}{split}".encode()).hexdigest()
     cache = cache_folder() / f"{info.full_name.replace('/', '-')}-{split}-{fingerprint[:16]}.npz"
@@ -392,15 +381,10 @@ def tfds_images(
         raise app.UsageError(f"dataset {name} has images of any size: set a resolution to stream")
     if label_key is None:
         return Dataset(held)
-    cache = cache.with_stem(f"{cache.stem}-labels")
-    if (arrays := read_arrays(cache)) is None:
-        chunks = (range(num)[i : i + encoded.CHUNK] for i in range(0, num, encoded.CHUNK))
-        labels = [x[label_key] for chunk in chunks for x in records.examples(list(chunk))]
-        arrays = {"labels": np.array(labels, np.int32)}
-        write_arrays(cache, arrays)
-    if arrays["labels"].min() < 0:  # TFDS says -1 where a label is not known
+    labels = _labels(records, label_key, num, cache.with_stem(f"{cache.stem}-labels"))
+    if labels.min() < 0:  # TFDS says -1 where a label is not known
         return Dataset(held)
-    return Dataset(held, arrays["labels"], info.features[label_key].num_classes)
+    return Dataset(held, labels, info.features[label_key].num_classes)
 
 
 def _held(images: encoded.Images, stream: bool | None, cache: Path | None) -> np.ndarray:
@@ -419,6 +403,16 @@ def _held(images: encoded.Images, stream: bool | None, cache: Path | None) -> np
     return arrays["images"]
 
 
+def _labels(records: encoded.Records, key: str, num: int, cache: Path) -> np.ndarray:
+    """Labels int32 [num] of a split, kept in a file of the cache."""
+    if (arrays := read_arrays(cache)) is None:
+        chunks = (range(num)[i : i + encoded.CHUNK] for i in range(0, num, encoded.CHUNK))
+        labels = [x[key] for chunk in chunks for x in records.examples(list(chunk))]
+        arrays = {"labels": np.array(labels, np.int32)}
+        write_arrays(cache, arrays)
+    return arrays["labels"]
+
+
 def _check_memory(name: str, shape: tuple[int, ...]) -> None:
     """Images uint8 of that shape fit into the memory of this machine."""
     needed = math.prod(shape)
@@ -433,6 +427,22 @@ def _feature(features: Any, kind: type, usual: str) -> str | None:
     """The name of a feature of that kind: the usual one if it is there."""
     names = [name for name, feature in features.items() if isinstance(feature, kind)]
     return usual if usual in names else next(iter(names), None)
+
+
+def _prepared(name: str, data_dir: str | None) -> tuple[Any, list[tuple[str, int, int]]]:
+    """A data set's builder, and its files with their sizes and times; downloads what is missing."""
+    builder = _tfds_builder(name, data_dir)
+    if not builder.data_path.exists():
+        _prepare(name, builder)
+        builder = _tfds_builder(name, data_dir)
+    damaged = f"dataset {name} is damaged in {builder.data_path}: delete that folder"
+    try:
+        stats = {path.name: path.stat() for path in Path(builder.data_path).iterdir()}
+    except OSError as error:  # a link to nowhere
+        raise app.UsageError(f"{damaged} ({error})") from error
+    if "dataset_info.json" not in stats:
+        raise app.UsageError(damaged)
+    return builder, sorted((file, x.st_size, x.st_mtime_ns) for file, x in stats.items())
 
 
 def _tfds_builder(name: str, data_dir: str | None) -> Any:
