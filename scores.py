@@ -563,6 +563,7 @@ def _view_scores(
         **metrics.precision_recall_density_coverage(chosen, fake_features, real.radii)._asdict(),
     }
     found: dict[str, float] = {}
+    by_class: dict[str, float] = {}
     if view.num_classes is None:
         order = _choose(len(fake), len(fake))  # its parts are neighbours: a folder may be by class
         seen["inception_score"] = metrics.inception_score(fake_logits[order]).mean
@@ -577,14 +578,15 @@ def _view_scores(
             seen["label_accuracy"] = metrics.label_accuracy(classes, asked)
             for c in np.unique(asked) if view.num_classes <= MAX_CLASSES_APART else ():
                 chosen = asked == c
-                seen[f"label_accuracy.{c}"] = metrics.label_accuracy(classes[chosen], asked[chosen])
+                accuracy = metrics.label_accuracy(classes[chosen], asked[chosen])
+                by_class[_name("label_accuracy", view, c)] = accuracy
             real_classes, classes = labels, asked
         if view.num_classes <= MAX_CLASSES_APART:
             distances = metrics.frechet_distances_by_class(
                 real.features, real_classes, fake_features, classes, view.num_classes
             )
-            seen |= {f"fd.{c}": x for c, x in enumerate(distances) if x is not None}
-    return found | {_name(metric, view): value for metric, value in seen.items()}
+            by_class |= {_name("fd", view, c): x for c, x in enumerate(distances) if x is not None}
+    return found | {_name(metric, view): value for metric, value in seen.items()} | by_class
 
 
 @functools.cache
@@ -618,8 +620,7 @@ def _choose(num: int, limit: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(num)[:limit]
 
 
-def _name(metric: str, view: features.View) -> str:
-    """fd becomes fd_classifier, or fid; of class 3, fd.3, fd_classifier_class_3."""
-    metric, _, number = metric.partition(".")
+def _name(metric: str, view: features.View, number: int | None = None) -> str:
+    """fd becomes fd_classifier, or fid; of class 3 alone fd_classifier_class_3."""
     name = f"{metric}_{view.suffix}"
-    return USUAL_NAMES.get(name, name) + (f"_class_{number}" if number else "")
+    return USUAL_NAMES.get(name, name) + ("" if number is None else f"_class_{number}")
