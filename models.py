@@ -470,9 +470,9 @@ class R3GANGenerator(nn.Module):
 
     The first stage has the basis' 4 to 7 pixels, each further one twice as many. `widths` are the
     stages' channels, the basis' first, the last repeated; `blocks` a stage; `expansion` and
-    `group_size` as in `R3GANBlock`, `remat` as in `in_block`. The paper's for CIFAR-10: widths
-    (768,). In bfloat16 the first stage stays in float32. Deviation: the basis is 4 to 7 pixels, as
-    the resolution asks.
+    `group_size` as in `R3GANBlock`, `remat` as in `in_block`. An embedding of the label, as long as
+    the latents, is joined to them. The paper's for CIFAR-10: widths (768,). In bfloat16 the first
+    stage stays in float32. Deviation: the basis is 4 to 7 pixels, as the resolution asks.
     Source: Huang et al. 2024, section 4 and appendix D.
     """
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ import data  # noqa: E402
 import devices  # noqa: E402
 import gan as gans  # noqa: E402
 import population  # noqa: E402
+import runtime  # noqa: E402
 import starts  # noqa: E402
 import streams  # noqa: E402
 import train  # noqa: E402
@@ -55,7 +57,10 @@ NO_REPORTS = ("log_every", "sample_every", "eval_every", "checkpoint_every")
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
+    runtime.use_eigen()  # both as train.py does
+    runtime.keep_memory()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # of these images nothing is read a second time
         if FILES.value:
             found: dict[str, Any] = index_times(Path(folder), FILES.value)
             print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in found.items()))

@@ -3,7 +3,8 @@
     python benchmarks/population.py --workload=mlp --members=1 --members=8
 
 Both sides are train.py's own step, `steps_per_call` steps a call, one call ahead. One after
-the other they are one run, whose program all members share: its rate is that of a sequence.
+the other they are one run, whose program all members share: its rate is that of a sequence. Both
+sides have one device.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ import population  # noqa: E402
 import runtime  # noqa: E402
 import starts  # noqa: E402
 import train  # noqa: E402
-from benchmarks.workloads import make_config  # noqa: E402
+from benchmarks.workloads import ALIKE, make_config  # noqa: E402
 
-WORKLOADS = flags.DEFINE_multi_string("workload", ["mlp", "dcgan"], "Of workloads.py.")
+WORKLOADS = flags.DEFINE_multi_enum("workload", ["mlp", "dcgan"], ALIKE, "Several times.")
 MEMBERS = flags.DEFINE_multi_integer("members", [1, 2, 4, 8, 16, 32, 64], "Several times.")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Blocks of steps of each side.")
 SECONDS = flags.DEFINE_float("seconds", 2.0, "Of a block, about.")
@@ -78,7 +79,7 @@ def calls(workload: str, members: int | None) -> tuple[Call, float]:
     state: population.State = states[0]
     mesh = devices.make_mesh(1)
     if members:
-        mesh = population.make_mesh(members, devices.make_mesh())
+        mesh = population.make_mesh(members, mesh)
         state = jax.device_put(population.stack(states), population.shardings(mesh))
     read = batches.gathering({"images": dataset.images}, orders, mesh, bool(members))
     step = 0

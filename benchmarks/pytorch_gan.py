@@ -213,6 +213,7 @@ class Trainer:
         device: str = "cpu",
         *,
         compiled: bool = False,
+        tuned: bool = False,
         channels_last: bool = False,
         graphs: bool = False,
     ) -> None:
@@ -223,6 +224,7 @@ class Trainer:
         device: of torch.
         compiled: the networks, by `torch.compile`, which has no second derivatives: D itself runs
           where its gradient is penalised.
+        tuned: and kernels of its own are tried beside the libraries', for the fastest.
         channels_last: images and kernels in that order in memory.
         graphs: the step is to be recorded (`Graphs`).
         """
@@ -240,8 +242,9 @@ class Trainer:
         self.call_generator: Any = self.generator
         self.call_discriminator: Any = self.discriminator
         if compiled:
-            self.call_generator = torch.compile(self.generator)
-            self.call_discriminator = torch.compile(self.discriminator)
+            mode = "max-autotune-no-cudagraphs" if tuned else None
+            self.call_generator = torch.compile(self.generator, mode=mode)
+            self.call_discriminator = torch.compile(self.discriminator, mode=mode)
         self.loss, self.latent_dim = LOSSES[config.loss], gan.latent_dim
         self.optimizers = {
             name: torch.optim.Adam(

@@ -5,7 +5,7 @@
 
 Twoplayer's side is train.py's own compiled step; PyTorch's is pytorch_gan.py, eager and compiled.
 Both take their images from a data set in memory. Each side is a process of its own; they take
-turns, a block of steps each, and every ratio is of two neighbouring blocks. Of the parts, `steps`
+turns, a block of steps each, and every ratio is of two blocks of a round. Of the parts, `steps`
 compares the update, `batches` how its cost grows with the batch, `start` takes the time from the
 command to the first step, and `whole` train.py's wall clock beside its bare steps.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -60,6 +61,12 @@ PYTORCH: dict[str, dict[str, bool]] = {
     "channels last, CUDA graph": {"channels_last": True, "graphs": True},
     "compiled, channels last, CUDA graph": {
         "compiled": True,
+        "channels_last": True,
+        "graphs": True,
+    },
+    "tuned, channels last, CUDA graph": {
+        "compiled": True,
+        "tuned": True,
         "channels_last": True,
         "graphs": True,
     },
@@ -149,7 +156,7 @@ def pytorch_steps(config: ConfigDict, how: str) -> Steps:
 
     from benchmarks import pytorch_gan
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"  # as ours; an error without
     dataset, gan, _ = starts.prepare(config)
     images = torch.from_numpy(np.moveaxis(dataset.images, -1, 1).copy()).to(device)
     trainer = pytorch_gan.Trainer(config, gan, images.shape[1:], device, **PYTORCH[how])
@@ -217,7 +224,12 @@ def serve(
 def peak_memory(side: str) -> int:
     """Bytes, of this process or of the device that it has used."""
     if jax.default_backend() == "cpu":
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        status = Path("/proc/self/status")
+        if status.exists():
+            return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
+        # Elsewhere what the parent has held counts, too, and on Macs it is in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if side == "twoplayer":
         return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
     import torch
@@ -264,7 +276,11 @@ class Process:
 
 
 def compare(workload: str, batch_size: int | None, names: list[str]) -> dict[str, Any]:
-    """Blocks of steps of every side, in turn or with `--apart` each side's at once, last ours."""
+    """Blocks of steps of every side, in turn or with `--apart` each side's at once, last ours.
+
+    A ratio is the median of the rounds, the least and the greatest; apart there are no rounds, and
+    it is that of the medians alone. It is empty where our own side has come to no end.
+    """
     turns = [[name] for name in reversed(names)] if APART.value else [names]
     blocks: dict[str, list[Report]] = {}
     errors: dict[str, str] = {}
@@ -276,13 +292,20 @@ def compare(workload: str, batch_size: int | None, names: list[str]) -> dict[str
         else {
             "seconds": statistics.median(block.seconds for block in blocks[name]),
             "memory": blocks[name][-1].memory,
-            "ratio": spread(
-                theirs.seconds / ours.seconds
-                for theirs, ours in zip(blocks[name], blocks["twoplayer"])
-            ),
+            "ratio": ratio(blocks[name], blocks["twoplayer"]),
         }
         for name in names
     }
+
+
+def ratio(theirs: list[Report], ours: list[Report]) -> list[float]:
+    """Of their seconds and ours, as `compare` has it."""
+    if len(ours) < ROUNDS.value:
+        return []
+    if APART.value:
+        medians = (statistics.median(x.seconds for x in side) for side in (theirs, ours))
+        return [next(medians) / next(medians)]
+    return spread(x.seconds / y.seconds for x, y in zip(theirs, ours))
 
 
 def in_turn(
@@ -361,7 +384,8 @@ def cold_and_warm(workload: str) -> dict[str, dict[str, float]]:
     """Seconds from the command to the first row: nothing compiled before, and after."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"XDG_CACHE_HOME": folder}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        for name in ("JAX_COMPILATION_CACHE_DIR", "XLA_PYTHON_CLIENT_PREALLOCATE"):  # main's own
+            environment.pop(name, None)
         return {
             kind: phases(workload, Path(folder) / kind, environment) for kind in ("cold", "warm")
         }
@@ -436,9 +460,10 @@ def whole(workload: str) -> dict[str, Any]:
 
 def device() -> str:
     """Its name, and the versions."""
+    torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else "none"
     return (
         f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores, "
-        f"jax {jax.__version__}, torch {importlib.metadata.version('torch')}"
+        f"jax {jax.__version__}, torch {torch}"
     )
 
 
@@ -481,7 +506,8 @@ def whole_rows(name: str, found: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def ratio_words(ratio: list[float]) -> str:
-    return f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})"
+    words = [f"{x:.2f}" for x in ratio]
+    return f"{words[0]} ({words[1]} to {words[2]})" if len(words) == 3 else "".join(words)
 
 
 STEPS = ["workload", "side", "ms a step", "times ours", "MB", "GFLOP", "of GEMM's TFLOP/s"]

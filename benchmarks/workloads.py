@@ -37,6 +37,8 @@ WORKLOADS = CPU_WORKLOADS | {
     "r3gan_cifar10": ("configs/cifar10.py:r3gan_cifar10", PLAIN | {"augment.flip": 0.0}),
 }
 
+ALIKE = [name for name, (_, own) in WORKLOADS.items() if "lazy_every" not in own]  # in every step
+
 
 def make_config(workload: str, batch_size: int | None = None) -> ConfigDict:
     """The config of a workload; None: with the batch of its page."""

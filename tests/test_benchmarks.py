@@ -6,11 +6,13 @@ import functools
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import import_script
 
 import data
 import gan as gans
@@ -123,3 +125,24 @@ def test_a_start_is_of_the_workload_and_its_phases_are_all_of_it(tfds_data):
         assert min(seconds.values()) > 0
         assert sum(seconds.values()) == pytest.approx(2 * seconds["all"])
     assert found["warm"]["compile"] < found["cold"]["compile"]
+
+
+def test_a_side_that_fails_takes_no_other_with_it(monkeypatch):
+    """Ours, out of memory: PyTorch's blocks are there, without a ratio. Apart there is no spread."""
+    throughput = import_script("throughput", "benchmarks")
+    blocks = {"eager": [throughput.Report(seconds, 0) for seconds in (2.0, 4.0, 6.0)]}
+
+    def in_turn(workload, batch_size, names, found, errors):
+        found |= {name: blocks.get(name, []) for name in names}
+        errors |= dict.fromkeys(names, "out of memory")
+
+    monkeypatch.setattr(throughput, "in_turn", in_turn)
+    monkeypatch.setattr(throughput, "ROUNDS", SimpleNamespace(value=3))
+    for apart, ratio in ((False, [2.0, 1.0, 6.0]), (True, [2.0])):
+        monkeypatch.setattr(throughput, "APART", SimpleNamespace(value=apart))
+        blocks.pop("twoplayer", None)
+        found = throughput.compare("mlp", None, ["twoplayer", "eager"])
+        assert found["twoplayer"] == {"error": "out of memory"}
+        assert (found["eager"]["seconds"], found["eager"]["ratio"]) == (4.0, [])
+        blocks["twoplayer"] = [throughput.Report(seconds, 0) for seconds in (2.0, 2.0, 1.0)]
+        assert throughput.compare("mlp", None, ["twoplayer", "eager"])["eager"]["ratio"] == ratio

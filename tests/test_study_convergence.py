@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from conftest import import_script, run_study
 
-from losses import LOSSES
-
 pytestmark = pytest.mark.slow
 
 convergence = import_script("convergence")
@@ -39,7 +37,7 @@ def test_the_field_has_the_eigenvalues_of_the_paper(loss, slope, gamma):
     assert_same_numbers(found, [-gamma / 2 + root, -gamma / 2 - root])
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", convergence.PRODUCTS)
 def test_every_loss_and_penalty_is_as_the_table_says(loss):
     for penalties in (("r2",), ("r1", "r2"), ("zero_centred_gp",), ("lecam",)):
         gan, state = convergence.dirac_gan(loss, penalties, weight=0.7)
