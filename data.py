@@ -347,6 +347,8 @@ def tfds_images(
     Args:
       name, data_dir, resolution, split: as TFDS has them; resolution in pixels, or None.
       stream: leave the images where they are; None: if they are more than MEMORY_SHARE.
+    Returns:
+      None where the data set has no such split.
     Raises:
       app.UsageError: unknown, not there and not to be had, or of no use here.
     """
