@@ -175,10 +175,14 @@ def check_values(config: ConfigDict) -> None:
         for field in ("b1", "b2", "b2_end", "decay"):
             value = optimizer[field]
             _require(
-                value is None or 0 <= value < 1, f"{place}.{field} must be in [0, 1), not {value}"
+                value is None or 0 <= np.float32(value) < 1,
+                f"{place}.{field} must be in [0, 1), in float32 too, not {value}",
             )
         value = optimizer.momentum
-        _require(-1 < value < 1, f"{place}.momentum must be in (-1, 1), not {value}")
+        _require(
+            -1 < np.float32(value) < 1,
+            f"{place}.momentum must be in (-1, 1), in float32 too, not {value}",
+        )
         value = optimizer.clip_norm
         _require(0 <= value <= LARGEST, f"{place}.clip_norm must be 0 (off) or more, not {value}")
     _check_game(config)
@@ -313,7 +317,7 @@ def check_metrics(config: ConfigDict, gan: gans.Gan, judge: scores.Judge) -> Non
         ("target.metric", config.target.metric, trained + scored),
         ("best_metric", config.best_metric, scored),
     ):
-        if not metric:
+        if not metric or (field == "best_metric" and not config.eval_every):
             continue
         _require(
             metric in known,
@@ -334,8 +338,8 @@ def check_metrics(config: ConfigDict, gan: gans.Gan, judge: scores.Judge) -> Non
 
 def _check_game(config: ConfigDict) -> None:
     """Loss, penalties and constraints do not contradict each other."""
-    loss, weights = config.loss, config.penalties
-    on = [name for name in PENALTIES if weights[name] or weights[f"{name}_end"]]
+    loss = config.loss
+    on = gans.penalties_on(config)
     norms = {name: GRADIENT_NORMS[name] for name in on if name in GRADIENT_NORMS}
     _require(
         len(set(norms.values())) < 2,
@@ -346,12 +350,10 @@ def _check_game(config: ConfigDict) -> None:
         "lecam" not in on or loss not in RELATIVISTIC,
         f"penalties.lecam is of the logits themselves, and loss={loss} of their differences alone",
     )
+    fields = network_fields(DISCRIMINATORS[config.discriminator.name])
+    norm = "norm" in fields and (config.discriminator.norm or fields["norm"])
     _require(
-        loss != "wasserstein"
-        or norms
-        or "lecam" in on
-        or config.weight_clip
-        or config.discriminator.norm == "spectral",
+        loss != "wasserstein" or norms or "lecam" in on or config.weight_clip or norm == "spectral",
         "loss=wasserstein needs a bound on D: penalties.gp=10, weight_clip=0.01, or "
         "discriminator.norm=spectral",
     )
@@ -388,7 +390,7 @@ def unused_fields(config: ConfigDict) -> dict[str, str]:
         unused |= dict.fromkeys(ends, "decay_images is 0")
     elif all(operator.attrgetter(field)(config) is None for field in ends):
         unused["decay_images"] = "no field that ends in _end is set"
-    if not any(config.penalties.values()):
+    if not gans.penalties_on(config):
         unused["lazy_every"] = "no penalty is on"
     if not any(config.d_augment.values()):
         unused["d_augment_probability"] = "no d_augment is on"

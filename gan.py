@@ -170,11 +170,7 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
         generator_optimizer=config.optimizer.generator.name,
         discriminator_optimizer=config.optimizer.discriminator.name,
         loss=config.loss,
-        penalties=tuple(
-            name
-            for name in sorted(PENALTIES)
-            if config.penalties[name] or config.penalties[f"{name}_end"]
-        ),
+        penalties=tuple(sorted(penalties_on(config))),
         augmentations=present(config.augment),
         d_augmentations=present(config.d_augment),
         adaptive=config.ada_target > 0,
@@ -188,6 +184,13 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
         standing_batches=config.standing_statistics,
         lazy_every=config.lazy_every,
     )
+
+
+def penalties_on(config: ConfigDict) -> list[str]:
+    """The names of the penalties that have a weight, at first or at the end of their schedule."""
+    weights = config.penalties
+    ends = weights if not config.decay_images else {n: weights[f"{n}_end"] for n in PENALTIES}
+    return [name for name in PENALTIES if weights[name] or ends[name]]
 
 
 def batch_shape(gan: Gan) -> tuple[int, int, int]:
@@ -269,7 +272,8 @@ def hyper_parameters(gan: Gan, config: ConfigDict) -> dict[str, Any]:
             found[player] = chosen(optimizer, sorted(names))
         return found
 
-    every = numbers("") | {"end": numbers("_end"), "decay_images": config.decay_images}
+    end = numbers("_end" if config.decay_images else "")
+    every = numbers("") | {"end": end, "decay_images": config.decay_images}
     return jax.tree.map(np.float32, every)
 
 

@@ -91,13 +91,13 @@ def get_config() -> ConfigDict:
         config.optimizer[player].momentum = 0.9
         config.optimizer[player].decay = 0.9
         config.optimizer[player].clip_norm = 0.0  # of the gradient, at most; 0 is off
-    config.decay_images = 0  # images in which x goes to x_end
+    config.decay_images = 0  # images in which x goes to x_end; 0: it stays
     config.ema_half_life = 0.0  # images that halve the average's memory; 0: no average
     config.ema_half_life_end = config_dict.placeholder(float)
     config.standing_statistics = 0  # batches of its samples for the average's statistics; 0 is off
 
     # Reports, in steps; 0 is never
-    config.log_every = 100
+    config.log_every = 100  # the last step has a row in any case
     config.sample_every = 1_000
     config.eval_every = 1_000  # multiples only: a run of fewer steps is not scored
     config.checkpoint_every = 1_000

@@ -119,6 +119,11 @@ def test_a_gradient_penalty_through_batch_normalisation_is_refused(check):
         ({"optimizer.generator.learning_rate_end": 0.0}, "learning_rate_end must be more than 0"),
         ({"optimizer.generator.b2_end": 1.0}, "b2_end must be in"),
         ({"optimizer.generator.momentum": 1.0}, "momentum must be in"),
+        ({"optimizer.generator.momentum": -0.99999999}, "in float32 too, not -0.99999999"),
+        ({"optimizer.discriminator.b2": 0.99999999}, "in float32 too, not 0.99999999"),
+        # R3GAN's D has no norm.
+        ({"loss": "wasserstein", "penalties.r1": 0.0, "discriminator.name": "r3gan",
+          "discriminator.norm": "spectral"}, "needs a bound on D"),
         ({"optimizer.generator.decay": 1.0}, "decay must be in"),
         ({"optimizer.discriminator.clip_norm": -1.0}, "clip_norm must be 0"),
     ],
@@ -140,6 +145,20 @@ def labelled(dataset):
         {"loss": "wasserstein", "penalties.r1": 0.0, "weight_clip": 0.01},
         {"loss": "wasserstein", "penalties.r1": 0.0, "penalties.gp": 10.0},
         {"loss": "wasserstein", "penalties.r1": 0.0, "discriminator.norm": "spectral"},
+        # whose default is spectral
+        {
+            "loss": "wasserstein",
+            "penalties.r1": 0.0,
+            "generator.name": "resnet",
+            "discriminator.name": "resnet",
+            "discriminator.norm": None,
+        },
+        {
+            "best_metric": "eval/mode_kl",
+            "eval_every": 0,
+        },  # a page's, which an override makes useless
+        # of a schedule that is off
+        {"penalties.gp_end": 1.0, "decay_images": 0},
         {
             "loss": "wasserstein",
             "penalties.r1": 0.0,
