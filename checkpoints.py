@@ -64,11 +64,15 @@ class Checkpoints:
         """The latest that is whole; None where there is none at all.
 
         Args:
-          due: of those alone that were.
+          due: of those alone that were. The latest of them is always kept: if later ones are there
+            and it is not, `every` is a new one, and all may be meant.
         Raises:
           app.UsageError: there are some, and all are damaged.
         """
-        committed = [step for step in self.committed() if not due or self._is_due(step)]
+        committed = self.committed()
+        if due:
+            were = [step for step in committed if self._is_due(step)]
+            committed = were or [step for step in committed if committed[-1] >= self.every]
         for step in reversed(committed):
             if not self.fault(step):
                 return step

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,7 +208,7 @@ def _download(url: str, file: Path, sha256: str) -> None:
     """
     import requests
 
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with requests.get(url, stream=True, timeout=10) as response, partial.open("wb") as target:

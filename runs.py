@@ -6,6 +6,7 @@ Nothing here is written before `create`, which training calls once everything ha
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import math
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -156,7 +158,9 @@ def create(
     Returns:
       A file whose closing, or the end of the process, lets another process train in the folder.
     Raises:
-      app.UsageError: that cannot be done, or another process trains there.
+      app.UsageError: that cannot be done.
+      OSError: the disk is full.
+      InUse: another process trains there.
     """
     starts = []
     try:
@@ -164,8 +168,8 @@ def create(
         lock = _lock(workdir / "env.json")
         if resuming:
             starts, init_from = read_starts(workdir), first_weights(workdir) or init_from
-        else:
-            (workdir / "config.json").touch(exist_ok=False)
+        elif (workdir / "config.json").exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), "config.json")
         replace(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
         lock.seek(0)
         lock.truncate()
@@ -175,8 +179,14 @@ def create(
         lock.write(json.dumps(start, indent=2) + "\n")
         lock.flush()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # no mistake of the user's
+            raise
         raise app.UsageError(f"workdir {workdir}: {error.strerror}: {error.filename}") from error
     return lock
+
+
+class InUse(app.UsageError):
+    """Another process trains in the folder."""
 
 
 def _lock(path: Path) -> IO:
@@ -188,7 +198,7 @@ def _lock(path: Path) -> IO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise app.UsageError(f"workdir {path.parent}: another process trains there") from error
+            raise InUse(f"workdir {path.parent}: another process trains there") from error
     return file
 
 
@@ -452,9 +462,11 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
 
 def replace(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Containers that share a folder may share their processes' numbers, and a path's bytes need not
+    # be text.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="replace")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

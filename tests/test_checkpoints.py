@@ -55,6 +55,16 @@ def test_checkpoints_keep_the_latest(tmp_path):
     checkpoints.close()
 
 
+def test_what_was_due_before_checkpoint_every_changed(tmp_path):
+    """A rollback goes back to it, and not to the beginning."""
+    checkpoints = Checkpoints(tmp_path, every=10)
+    for step in (10, 20):
+        checkpoints.save(step, STATE)
+    checkpoints.close()
+    found = {every: Checkpoints(tmp_path, every).latest_step(due=True) for every in (10, 3, 30)}
+    assert found == {10: 20, 3: 20, 30: None}  # 20 is of a stop, and 30 is yet to come
+
+
 @pytest.mark.parametrize("kept", [1, 2, 5])
 def test_so_many_of_the_latest_are_kept(tmp_path, kept):
     checkpoints = Checkpoints(tmp_path, kept=kept)

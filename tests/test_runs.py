@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -83,6 +84,37 @@ def test_every_start_is_written_down(tmp_path, make_config, monkeypatch):
         f"--start={i}" for i in range(3)
     ]
     assert all("earlier_starts" not in start for start in earlier)
+
+
+def test_a_full_disk_is_no_mistake(tmp_path, make_config, monkeypatch):
+    """A job that is started again goes on when there is room; it is not told that it never can."""
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            runs.create(tmp_path, make_config(), resuming=False)
+    runs.create(tmp_path, make_config(), resuming=False).close()
+    with pytest.raises(app.UsageError, match="File exists: config.json"):
+        runs.create(tmp_path, make_config(), resuming=False)
+
+
+def test_a_file_is_written_whole_by_two_of_one_process_number(tmp_path):
+    """As in two containers. A path's bytes need not be text."""
+    path, texts = tmp_path / "sweep.html", ["a" * 10_000, "b" * 10_000]
+
+    def write(text):
+        for _ in range(100):
+            runs.replace(path, text)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, texts))
+    assert path.read_text() in texts
+    assert os.listdir(tmp_path) == [path.name]
+    runs.replace(path, os.fsdecode(b"\xff"))
+    assert path.read_text() == "?"
 
 
 def test_looking_at_a_run_leaves_it_as_it_is(tmp_path):
