@@ -83,6 +83,7 @@ def read_config(workdir: Path | None) -> ConfigDict:
         raise app.UsageError(f"--repeats must be at least 1, not {REPEATS.value}")
     if workdir:
         config = cli.restore_config(runs.flatten(runs.read_config(workdir)))
+        checks.check_values(config)  # a fork's run may be of what is not here
         if SAMPLES.value:
             config.conditional = False  # nobody says what they were made as
     else:

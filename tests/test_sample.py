@@ -235,6 +235,8 @@ def test_a_network_that_is_not_here(train, command, workdir, script):
     result = command(script, f"--workdir={workdir}")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "generator.name='mine' does not exist: choose from mlp" in result.err
+    if script == "evaluate.py":
+        assert command(script, f"--workdir={workdir}", "--num_samples=50").err == result.err
 
 
 def test_a_grid_has_as_many_columns_as_asked():
