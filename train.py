@@ -194,8 +194,8 @@ def run(config: ConfigDict) -> int:
         checks.check_use(config, cli.load_page(), cli.overrides())
         if config.population == 1 and (TOGETHER.value is not None or MAX_MEMBERS.value):
             raise app.UsageError("--together and --max_members are for --config.population=N")
-        if MAX_MEMBERS.value and TOGETHER.value is False:
-            raise app.UsageError("--max_members does nothing beside --notogether")
+        if MAX_MEMBERS.value and not trains_together(config, TOGETHER.value):
+            raise app.UsageError("--max_members does nothing where runs train alone: --together")
         if config.population > 1 and jax.process_count() > 1:
             raise app.UsageError("population is for one process: a sweep has a worker a machine")
     init_from, profile = (
@@ -360,7 +360,7 @@ def train_together(
                     compiled_step = step
                 bar.update(num * size)
                 last, stopping_now = step == config.num_steps, vote(stop())
-                logging = _due(step, config.log_every, last)
+                logging = last or _due(step, config.log_every, ending=False)
                 every = config.sample_every, config.eval_every, config.checkpoint_every
                 waiting = last or stopping_now or course.ending or bool(course.lost)
                 waiting |= exact and logging
@@ -377,7 +377,8 @@ def train_together(
                     jax.block_until_ready(state)
                     with clock.paused():
                         scored = course.score(state)
-                shown = metrics if logging or course.lost else {}
+                noted = bool(members[0].log.notes)  # a later start would not know of it
+                shown = metrics if logging or course.lost or noted else {}
                 course.write(step, clock.seconds(), state, shown, scored)
                 bar.set_postfix(course.shown)
                 if _due(step, config.sample_every, last or course.reached):
@@ -445,7 +446,7 @@ def train_members(
     Raises:
       app.UsageError, OSError: as there.
     """
-    prepared = prepared or starts.prepare(configs[0])
+    prepared = prepared or starts.prepare(configs[0], alone=False)
     firsts = sorted(int(path.name.removeprefix("from_")) for path in folder.glob("from_*"))
     apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
     if together is None and (firsts or apart):
@@ -528,9 +529,10 @@ def train_population(
     them all, else as soon as they end.
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
-    trains_together(config, together)
     resuming = runs.check(workdir, config, init_from)
-    prepared = starts.prepare(config)
+    if resuming:
+        init_from = runs.first_weights(workdir) or init_from
+    prepared = starts.prepare(config, alone=not trains_together(config, together))
     with (
         runs.create(workdir, config, resuming, prepared.dataset.facts, init_from),
         contextlib.closing(progress.CommonLog(workdir)) as common,

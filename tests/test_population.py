@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import app
 
 import batches
 import cli
@@ -19,6 +20,7 @@ import data
 import devices
 import gan as gans
 import population
+import progress
 import runs
 import starts
 import train
@@ -335,6 +337,25 @@ def test_one_that_is_left_over_is_a_run_alone(make_config, tmp_path, capsys):
     assert "has stopped at numbers that are not finite" in capsys.readouterr().err
 
 
+def test_a_resume_need_not_name_the_donor_again(make_config, tmp_path, monkeypatch):
+    """Members that have not begun begin with its weights, too."""
+    donors = []
+    monkeypatch.setattr(train, "train_members", lambda *given: donors.append(given[3]))
+    monkeypatch.setattr(progress, "write_page", lambda *_: None)
+    monkeypatch.setattr(progress.CommonLog, "complete", lambda *_: None)
+    config = make_config("configs/digits.py:mescheder", SMALL | {"population": 2})
+    for init_from in (tmp_path / "donor", None):
+        train.train_population(config, tmp_path / "run", init_from)
+    assert donors == [tmp_path / "donor"] * 2
+
+
+def test_a_batch_that_is_not_split_need_not_divide_the_devices(make_config, every_device):
+    config = make_config("configs/digits.py:mescheder", SMALL | {"devices": 3})
+    assert starts.prepare(config, alone=False).gan.batch_size % 3
+    with pytest.raises(app.UsageError, match="3 devices do not divide the"):
+        starts.prepare(config)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_what_is_over_and_has_no_checkpoint_is_not_trained_again(make_config, tmp_path, together):
     changes = {"population": 2, "num_steps": 5, "checkpoint_every": 0, "sample_every": 0}
@@ -412,6 +433,10 @@ def test_what_fits_into_memory_is_counted(make_config):
 MISTAKES = {
     "alone": (("--together",), "are for --config.population=N"),
     "no program": (("--config.population=2", "--notogether", "--max_members=2"), "does nothing"),
+    "none on a CPU": (
+        ("--config.population=2", "--max_members=2"),
+        "does nothing where runs train",
+    ),
     "a target": (("--config.population=2", "--config.target.metric=train/d_loss"), "one run"),
     "no member": (("--config.population=0",), "population must be at least 1, not 0"),
     "seeds": (("--config.population=2", f"--config.seed={2**32 - 1}"), "less than 2**32"),

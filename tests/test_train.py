@@ -248,6 +248,16 @@ def test_a_state_that_is_not_finite_is_no_checkpoint(make_config, tmp_path, not_
     assert os.listdir(tmp_path / "cut/not_finite/checkpoints") == ["65"]
 
 
+def test_the_last_row_is_there_whatever_is_asked_for(make_config, tmp_path):
+    """By it a run is known to have ended."""
+    changes = {"batch_size": 16, "num_steps": 3}
+    never = dict.fromkeys(("log_every", "sample_every", "eval_every", "checkpoint_every"), 0)
+    config = make_config(changes=changes | never)
+    train.train_and_evaluate(config, tmp_path)
+    assert [row["step"] for row in rows(tmp_path)] == [3]
+    assert starts.has_ended(tmp_path, config)
+
+
 @pytest.mark.slow
 def test_it_rolls_back(make_config, tmp_path, not_finite_from_step):
     """To the checkpoint before, with half the rates; a kill on the way changes no bit."""
@@ -263,6 +273,10 @@ def test_it_rolls_back(make_config, tmp_path, not_finite_from_step):
         80: None,
         100: None,
     }
+    rarely = make_config(changes=NAN | {"on_nan": "rollback", "log_every": 100})
+    train.train_and_evaluate(rarely, tmp_path / "rarely")  # a checkpoint without it would not tell
+    alarms = {row["step"]: row.get("alarms") for row in rows(tmp_path / "rarely")}
+    assert alarms == {75: ["rolled back to step 50: 2 time(s) so far"], 100: None}
     for player in ("generator", "discriminator"):
         usual = config.optimizer[player].learning_rate
         assert float(state.hparams[player]["learning_rate"]) == pytest.approx(usual / 4)
