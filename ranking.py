@@ -67,7 +67,7 @@ def rank(
 
     Args:
       settings: the runs by setting.
-      target: a metric's name; a lost run has none.
+      target: a metric's name; a lost run has none, and one whose last evaluation lacks it.
       distance: falls as the target gets better.
     """
     found = []
@@ -82,8 +82,9 @@ def rank(
             if curve.pruned:
                 pruned += 1
                 continue
-            if points := [row[target] for row in curve.rows if row.get(target) is not None]:
-                values[curve.workdir] = points[-1]
+            value = last_value(curve.rows, target)
+            if value is not None:
+                values[curve.workdir] = value
         mean = statistics.fmean(values.values()) if values else None
         deviation = statistics.stdev(values.values()) if len(values) > 1 else None
         best_run = min(values, key=lambda run: distance(values[run]), default=None)
@@ -92,6 +93,18 @@ def rank(
         counts = len(values), lost, pruned
         found.append(Rank(setting, mean, deviation, best, best_run, *counts, failed))
     return sorted(found, key=lambda r: math.inf if r.mean is None else distance(r.mean))
+
+
+def last_value(rows: Sequence[dict[str, Any]], target: str) -> float | None:
+    """A run's figure; of a score that of the last evaluation, which may have none."""
+    if target.startswith("eval/"):
+        return last_evaluation(rows).get(target)
+    return next((row[target] for row in reversed(rows) if row.get(target) is not None), None)
+
+
+def last_evaluation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The last row with scores; empty where there is none."""
+    return next((row for row in reversed(rows) if "eval/num_samples" in row), {})
 
 
 def ranking_text(ranking: Sequence[Rank], target: str) -> str:

@@ -15,6 +15,7 @@ import platform
 import re
 import threading
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DIGITS = 4  # of a number that is proposed: as a person would write it on a command line
 ATTEMPTS = 5  # at a database in which other workers make the tables at the same moment
+PRUNED_FROM = 5  # trials with a figure at a step: fewer say little of what is usual there
 DEATHS = 5  # of workers that had a trial: one may be chance, five are the trial's own doing
 Stop = Callable[[], bool]
 
@@ -124,6 +126,18 @@ def split_values(text: str) -> list[str]:
     return values
 
 
+def sqlite_url(file: Path) -> str:
+    """That of a database's file; what has a meaning to SQLAlchemy or Optuna is quoted."""
+    path = str(file.absolute())
+    return "sqlite:///" + re.sub(r"[%?{}]", lambda match: urllib.parse.quote(match[0]), path)
+
+
+def storage_file(place: str) -> Path:
+    """The file of a storage: SQLite's, or a journal."""
+    database = place.partition("sqlite:///")[2].partition("?")[0]
+    return Path(urllib.parse.unquote(database) or place)
+
+
 def open_storage(place: str) -> optuna.storages.BaseStorage:
     """Where studies are: a database's URL, or the path of a journal file.
 
@@ -203,7 +217,7 @@ class Study:
         self._optuna, self._space, self._seed, self._lease = optuna, space, seed, lease
         self._states = optuna.trial.TrialState
         self._num = num
-        pruner = optuna.pruners.MedianPruner(n_warmup_steps=patience)
+        pruner = optuna.pruners.MedianPruner(n_warmup_steps=patience, n_min_trials=PRUNED_FROM)
         try:
             self._study = optuna.create_study(
                 storage=storage, study_name=name, pruner=pruner, load_if_exists=True
@@ -253,9 +267,10 @@ class Study:
         """Up to `num` slots to train; waits where others hold all that are left.
 
         One whose last attempt this is comes alone: what is trained beside it would die with it.
+        An earlier start may have queued more slots than are wanted now.
 
         Returns:
-          None at all where every slot is done, or where `stop` has said so.
+          None at all where as many slots as are wanted are done, or where `stop` has said so.
         """
         taken: list[Trial] = []
         waiting = False
@@ -263,6 +278,8 @@ class Study:
             with self._taking:
                 trials = self._trials()
                 self._queue_again(trials)
+                if len(self._finished(trials)) + len(taken) >= self._num:
+                    return taken
                 if any(trial.state == self._states.WAITING for trial in self._trials()):
                     if trial := self._claim():
                         taken.append(trial)
@@ -271,7 +288,7 @@ class Study:
                                 self.give_back(other)
                             return [trial]
                     continue
-            if taken or len(self._finished(trials)) >= self._num:
+            if taken:
                 return taken
             if not waiting:
                 print("Waiting for the trials of other workers", flush=True)
@@ -282,6 +299,12 @@ class Study:
                 self.give_back(trial)
             return []
         return taken
+
+    def pause(self, stop: Stop) -> None:
+        """A quarter of a lease, or until `stop` says so."""
+        end = time.monotonic() + self._lease / 4
+        while not stop() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(1.0, left))
 
     def report(self, trial: Trial, step: int, value: float) -> bool:
         """Notes the target on the way; whether the trial is worse than the median of the others.

@@ -28,6 +28,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -140,13 +141,13 @@ class Sweep(NamedTuple):
 
 def main(argv: list[str]) -> None:
     del argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a path's bytes need not be text
     base = flags.FLAGS.config
     if train.INIT_FROM.value or train.DESCRIBE.value or train.PROFILE.value:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
     if train.joining():
         raise app.UsageError("--distributed and --coordinator are for train.py: see --storage")
-    if train.MAX_MEMBERS.value and train.TOGETHER.value is False:
-        raise app.UsageError("--max_members does nothing with --notogether: leave one of them out")
     if train.DETERMINISTIC.value:
         runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
@@ -258,11 +259,15 @@ def make_runs(
     cli.with_overrides(config, [f"--config.{k}={v}" for k, v in setting.items()])
     checks.check_values(config)
     checks.check_use(config, cli.load_page(), [*cli.overrides(), *setting])
-    train.trains_together(config, train.TOGETHER.value)
+    together = train.trains_together(config, train.TOGETHER.value)
+    if train.MAX_MEMBERS.value and not together:
+        raise app.UsageError("--max_members does nothing where runs train alone: --together")
+    if not config.log_every:
+        raise app.UsageError("log_every is 0: by its last row a sweep knows that a run has ended")
     if config.population > 1 or config.target.metric:
         raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
     key = tuple(config[field] for field in DATA_FIELDS)
-    prepared = known[key] = starts.prepare(config, known.get(key))
+    prepared = known[key] = starts.prepare(config, known.get(key), alone=not together)
     found = []
     for seed in range(config.seed + first_seed, config.seed + first_seed + seeds):
         own = config.copy_and_resolve_references()
@@ -342,7 +347,10 @@ def same(before: dict[str, Any], now: dict[str, Any], resumable: Sequence[str] =
     """
     free = [*OF_A_MACHINE, *resumable]
     configs = [without(free, runs.completed(each["config"])) for each in (before, now)]
-    return configs[0] == configs[1] and before | {"config": None} == now | {"config": None}
+    others = [each | {"config": None} for each in (before, now)]
+    # Folders have their names, and states their places, by the order of the fields.
+    orders = [[list(each.get(key, {})) for key in ("grid", "search")] for each in (before, now)]
+    return configs[0] == configs[1] and others[0] == others[1] and orders[0] == orders[1]
 
 
 def check_folder(sweep: Sweep, resumable: Sequence[str] = ()) -> None:
@@ -442,8 +450,8 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
       points: of the grid, the study's first settings.
     """
     check_folder(sweep)
-    place = STORAGE.value or f"sqlite:///{sweep.workdir.absolute()}/search.db"
-    if Path(place.partition("sqlite:///")[2] or place).resolve().parent == sweep.workdir.resolve():
+    place = STORAGE.value or search.sqlite_url(sweep.workdir / "search.db")
+    if search.storage_file(place).resolve().parent == sweep.workdir.resolve():
         remember(sweep)  # the storage needs the folder
     space: search.Space = {**sweep.grid, **sweep.space}
     patience = sweep.base.num_steps // 4
@@ -475,7 +483,11 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
 def train_asked(
     sweep: Sweep, study: search.Study, trials: list[search.Trial], stop: search.Stop
 ) -> None:
-    """Trains trials in one program, or one after the other, and tells the study what they gave."""
+    """Trains trials in one program, or one after the other, and tells the study what they gave.
+
+    One that another worker trains yet, which only seemed to be dead, is given back.
+    """
+    in_use = False
     members: dict[int, list[Run]] = {}
     for trial in trials:
         folder = sweep.workdir / folder_name(trial.slot, trial.setting)
@@ -494,16 +506,29 @@ def train_asked(
                 break
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
-            if not folder.exists():  # remains of a worker that had other runs together
-                for run in group:
-                    shutil.rmtree(run.workdir, ignore_errors=True)
-            train_group(sweep, group, folder, True, stop)
+            try:
+                if not folder.exists():  # remains of a worker that had other runs together
+                    for run in group:
+                        if run.workdir.exists():  # and is nobody's
+                            runs.create(run.workdir, run.config, resuming=True).close()
+                        shutil.rmtree(run.workdir, ignore_errors=True)
+                train_group(sweep, group, folder, True, stop)
+            except runs.InUse as error:
+                in_use = True
+                print(f"Later: {error}", flush=True)
         for trial in trials:
-            end_trial(sweep, study, trial, members[trial.slot])
+            end_trial(sweep, study, trial, members[trial.slot], in_use or stop())
     else:
         for trial in trials:
-            pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
-            end_trial(sweep, study, trial, members[trial.slot], pruned)
+            pruned = busy = False
+            try:
+                pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
+            except runs.InUse as error:
+                in_use = busy = True
+                print(f"Later: {error}", flush=True)
+            end_trial(sweep, study, trial, members[trial.slot], busy or stop(), pruned)
+    if in_use:
+        study.pause(stop)
 
 
 def train_alone(
@@ -512,22 +537,33 @@ def train_alone(
     """A trial's runs, one after the other; whether it is pruned, and the rest of them left out."""
     pruned, steps_before = False, 0
     prune = bool(sweep.space) if PRUNE.value is None else PRUNE.value
+    reported: set[int] = set()
+
+    def report(row: dict[str, Any]) -> bool:
+        value, step = row.get(sweep.target), steps_before + row["step"]
+        if not prune or value is None or step in reported or population.is_lost(row):
+            return False
+        reported.add(step)
+        return study.report(trial, step, scores.distance_from_best(sweep.target, value))
 
     def watch(row: dict[str, Any]) -> bool:
         nonlocal pruned
-        value = row.get(sweep.target)
-        if value is not None and prune and not population.is_lost(row):
-            distance = scores.distance_from_best(sweep.target, value)
-            pruned |= study.report(trial, steps_before + row["step"], distance)
+        pruned |= report(row)
         return pruned or population.is_lost(row)
 
     hold_programs(sweep, members[0])
     for run in members:
-        if not stop() and not pruned:
+        if stop() or pruned:
+            break
+        rows = [row for row in runs.read_metrics(run.workdir) if row.get(sweep.target) is not None]
+        answers = [report(row) for row in rows]  # an attempt before this one has left them
+        pruned = any(answers[-1:])
+        kept = (run.workdir / "checkpoints").exists()
+        if kept or not starts.has_ended(run.workdir, run.config):
             train.train_together(
                 [run.config], [run.workdir], run.workdir, None, stop, None, watch, run.prepared
             )
-            steps_before += run.config.num_steps
+        steps_before += run.config.num_steps
     return pruned
 
 
@@ -536,23 +572,29 @@ def end_trial(
     study: search.Study,
     trial: search.Trial,
     members: list[Run],
+    stopped: bool,
     pruned: bool = False,
 ) -> None:
-    """Tells the study the mean over the runs; of a lost one it is infinite."""
+    """Tells the study the mean over the runs; infinite where one is lost or has no figure.
+
+    Args:
+      stopped: a trial that is neither at its end nor pruned is to go on later.
+    """
     results = [result_of(run) for run in members]
     rows = {result.seed: last_figures(result) for result in results if result.rows}
     ended = all(result.state in ("done", "lost") for result in results)
-    if not ended and not pruned:  # a signal
+    if stopped and not ended and not pruned:
         study.give_back(trial)
         return
     [rank] = rank_results(sweep, results)
-    value, words = math.inf, "lost"
+    value, words = math.inf, "lost" if rank.lost else f"no {sweep.target} at its end"
     if rank.mean is not None and rank.num == len(members):
         value = scores.distance_from_best(sweep.target, rank.mean)
         words = f"{sweep.target} = {rank.mean:.4g}"
-    if not study.tell(trial, value if ended else None, rows):
+    cut = pruned and not ended
+    if not study.tell(trial, None if cut else value, rows):
         words = "taken up by another worker, which has thought this one dead"
-    elif not ended:
+    elif cut:
         words = "pruned"
     print(f"Trial {trial.slot}, {setting_name(trial.setting)}: {words}", flush=True)
 
@@ -637,8 +679,14 @@ def table_row(workdir: Path, result: Result) -> dict[str, Any]:
 
 
 def last_figures(result: Result) -> dict[str, Any]:
-    """The last row of metrics.jsonl, and of every score that it lacks the last one."""
-    return {k: value for row in result.rows for k, value in row.items() if k != "alarms"}
+    """The last row of metrics.jsonl, with what it lacks from those before, the last scores."""
+    scored = ranking.last_evaluation(result.rows)
+    return {
+        name: value
+        for row in result.rows
+        for name, value in row.items()
+        if name != "alarms" and (row is scored or not name.startswith("eval/"))
+    }
 
 
 if __name__ == "__main__":

@@ -360,7 +360,7 @@ def train_together(
                     compiled_step = step
                 bar.update(num * size)
                 last, stopping_now = step == config.num_steps, vote(stop())
-                logging = last or _due(step, config.log_every, ending=False)
+                logging = _due(step, config.log_every, last)
                 every = config.sample_every, config.eval_every, config.checkpoint_every
                 waiting = last or stopping_now or course.ending or bool(course.lost)
                 waiting |= exact and logging

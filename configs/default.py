@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
     config.standing_statistics = 0  # batches of its samples for the average's statistics; 0 is off
 
     # Reports, in steps; 0 is never
-    config.log_every = 100  # the last step has a row in any case
+    config.log_every = 100
     config.sample_every = 1_000
     config.eval_every = 1_000  # multiples only: a run of fewer steps is not scored
     config.checkpoint_every = 1_000

@@ -155,7 +155,7 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
         lambda name, data_dir, resolution, split=None, stream=None: data.digits(None),
     )
     small = {"batch_size": 8, "num_steps": 1, "steps_per_call": 1}
-    small |= {"target.metric": "train/d_loss"}
+    small |= {"target.metric": "train/d_loss", "decay_images": 8}
     small |= {"generator.width": 8, "discriminator.width": 8}
     for recipe, dataset in (
         ("cgan", "digits"),  # momentum

@@ -19,16 +19,20 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
+import sqlalchemy
 from absl import app
 from conftest import ROOT
 from test_sweep import UNSCORED
 
+import cli
 import progress
 import runs
 import search
+import sweep
 import train
 
 STATES = optuna.trial.TrialState
@@ -341,6 +345,149 @@ def test_more_slots_are_added(join):
         study.tell(trial, 1.0, {})
     more = join("a", num=4)
     assert [trial.slot for trial in more.take(9, never)] == [2, 3]
+
+
+def test_fewer_slots_are_enough(join):
+    """What an earlier start has queued beyond them waits on."""
+    study = join("a", num=4)
+    [trial] = study.take(1, never)
+    study.tell(trial, 1.0, {})
+    two = join("a", num=2)
+    [last] = two.take(9, never)
+    assert join("a", num=1).take(9, never) == []
+    two.tell(last, 1.0, {})
+    assert two.take(9, never) == []
+    assert len(study.take(9, never)) == 2
+
+
+def test_settings_that_failed_are_none_to_compare_with(join):
+    study = join("a", num=search.PRUNED_FROM + 6)
+    for trial in study.take(search.PRUNED_FROM, never):
+        study.fail(trial, "impossible")
+    for _ in range(search.PRUNED_FROM):
+        [trial] = study.take(1, never)
+        assert not study.report(trial, 1, 1.0)
+        [worse] = study.take(1, never)
+        assert not study.report(worse, 1, 2.0)
+        study.give_back(worse)
+        study.tell(trial, 1.0, {})
+    [worse] = study.take(1, never)
+    assert study.report(worse, 1, 2.0)
+
+
+def write_rows(workdir, *rows):
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def losses(*values):
+    return [
+        {"step": 5 * i, "images": 40 * i, "seconds": i, "train/g_loss": value}
+        for i, value in enumerate(values, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "pruned"), [((1.0, 3.0), False), ((3.0, 1.0), False), ((3.0, 3.0), True)]
+)
+def test_a_trial_that_goes_on_is_judged_by_its_best(
+    join, tmp_path, make_config, monkeypatch, before, pruned
+):
+    study = join("a", num=search.PRUNED_FROM + 1)
+    for other in study.take(search.PRUNED_FROM, never):
+        for step in (5, 10):
+            study.report(other, step, 2.0)
+        study.tell(other, 2.0, {})
+    [trial] = study.take(1, never)
+    rows, watched = losses(*before), []
+    write_rows(tmp_path / "run", *rows)
+
+    def resume(configs, workdirs, folder, init_from, stop, profile, watch, prepared):
+        watched.append(watch(rows[-1]))
+
+    monkeypatch.setattr(train, "train_together", resume)
+    monkeypatch.setattr(sweep, "PRUNE", SimpleNamespace(value=True))
+    config = make_config("configs/digits.py", {"num_steps": 20})
+    run = sweep.Run({}, config, tmp_path / "run", SimpleNamespace(gan=None))
+    asked = sweep.Sweep(config, {}, R1, 1, "train/g_loss", tmp_path, {}, set())
+    assert sweep.train_alone(asked, study, trial, [run], never) == pruned
+    assert watched == [pruned]
+
+
+def test_a_trial_without_a_row_at_its_last_step_ends(command, tmp_path, monkeypatch):
+    """Given back it would be taken again without end."""
+    trained = []
+
+    def short(configs, workdirs, *_):
+        assert workdirs not in trained
+        trained.append(workdirs)
+        write_rows(workdirs[0], *losses(2.0, 1.0))
+
+    monkeypatch.setattr(train, "train_together", short)
+    workdir = tmp_path / "search"
+    outcome = command("sweep.py", *SEARCH, "--trials=2", "--notogether", f"--workdir={workdir}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count(": train/g_loss = 1\n") == 2
+    assert [row["state"] for row in table(workdir)] == ["done"] * 2
+
+
+def test_a_seed_that_has_ended_without_a_checkpoint_is_not_begun_again(
+    command, tmp_path, monkeypatch
+):
+    workdir, trained = tmp_path / "search", []
+
+    def train_together(configs, workdirs, *_):
+        trained.append(workdirs[0].name)
+        write_rows(workdirs[0], *losses(4.0, 3.0, 2.0, 3.0))
+
+    monkeypatch.setattr(train, "train_together", train_together)
+    words = (*UNSCORED, "--config.checkpoint_every=0", "--grid=config.penalties.r1=1", "--seeds=2")
+    words += (TARGET, f"--storage={tmp_path}/log", "--notogether", f"--workdir={workdir}")
+    assert command("sweep.py", *words, "--max_seconds=0").code == 0
+    write_rows(workdir / "000-penalties.r1=1" / "seed_0", *losses(4.0, 3.0, 2.0, 1.0))
+    outcome = command("sweep.py", *words)
+    assert outcome.code == 0, outcome.err
+    assert trained == ["seed_1"]
+    assert "Trial 0, penalties.r1=1: train/g_loss = 2\n" in outcome.out
+
+
+@pytest.mark.parametrize("how", ["--together", "--notogether"])
+def test_a_trial_whose_worker_lives_after_all_is_waited_for(command, tmp_path, monkeypatch, how):
+    """Its lease was over, and it holds the run's folder: neither a mistake nor a death."""
+    place = tmp_path / "search" / "000-penalties.r1=1" / "seed_0"
+    held = []
+
+    def train_any(configs, workdirs, *_, **__):
+        for config, workdir in zip(configs, workdirs):
+            runs.create(workdir, config, resuming=True).close()
+            write_rows(workdir, *losses(4.0, 3.0, 2.0, 1.0))
+
+    def pause(study, stop):
+        assert (0, "COMPLETE") not in slots_by_state(study._study)
+        assert place.exists()
+        held.pop().close()
+
+    monkeypatch.setattr(train, "train_together" if "no" in how else "train_members", train_any)
+    monkeypatch.setattr(search.Study, "pause", pause)
+    words = (*UNSCORED, "--grid=config.penalties.r1=1,2", TARGET, how, "--ask=2")
+    words += (f"--storage={tmp_path}/log", f"--workdir={tmp_path}/search")
+    assert command("sweep.py", *words, "--max_seconds=0").code == 0
+    held.append(runs.create(place, cli.load_config("configs/digits.py"), resuming=True))
+    outcome = command("sweep.py", *words)
+    assert outcome.code == 0, outcome.err
+    assert f"Later: workdir {place}: another process trains there\n" in outcome.out
+    storage = search.open_storage(f"{tmp_path}/log")
+    study = optuna.load_study(study_name="search", storage=storage)
+    assert slots_by_state(study) == {(0, "COMPLETE"): 1, (1, "COMPLETE"): 1}
+    assert not any("deaths" in trial.user_attrs for trial in study.get_trials())
+
+
+def test_a_pause_is_a_quarter_of_a_lease_and_ends_at_a_stop(join):
+    study = join("a", lease=0.8)
+    begun = time.monotonic()
+    study.pause(never)
+    assert time.monotonic() - begun >= 0.2
+    join("b", lease=1e9).pause(lambda: True)
 
 
 def test_a_search_trains_and_ranks(command, tmp_path):
@@ -659,6 +806,21 @@ def test_a_storage_in_the_folder_of_the_sweep(command, tmp_path, storage):
         outcome = command("sweep.py", *words, f"--storage={place}")
         assert outcome.code == 0, outcome.err
         assert (workdir / Path(place).name).exists()
+
+
+@pytest.mark.parametrize("name", ["r?1", "a%20b", "{x}", "plain"])
+def test_the_database_is_in_the_folder_whatever_its_name(command, tmp_path, name):
+    workdir = tmp_path / name / "search"
+    file = workdir / "search.db"
+    url = search.sqlite_url(file)
+    assert sqlalchemy.make_url(url.format()).database == str(file)
+    assert search.storage_file(url) == search.storage_file(f"{url}?timeout=9") == file
+    for storage in ((), (f"--storage={url}",)):  # new, and gone on with
+        words = (*SEARCH, "--trials=2", "--max_seconds=0", f"--workdir={workdir}", *storage)
+        assert command("sweep.py", *words).code == 0
+        assert file.exists()
+        file.unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {name}
 
 
 def test_what_workers_share_has_a_name(command):

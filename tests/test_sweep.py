@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from absl import app
 from conftest import ROOT
+from PIL import Image
 
 import ranking
 import runs
@@ -177,7 +179,8 @@ MISTAKES = {
     "a population": (("--config.population=2",), "not for sweeps"),
     "a flag of one run": (("--describe",), "are for train.py"),
     "no seed": (("--seeds=0",), "seeds"),
-    "members of no program": (("--notogether", "--max_members=2"), "--max_members does nothing with --notogether"),
+    "members of no program": (("--notogether", "--max_members=2"), "--max_members does nothing where runs train alone"),
+    "no rows": (("--config.log_every=0",), "log_every is 0: by its last row"),
     "many": (("--seeds=101",), "101 runs are more than 100: --yes trains them all the same"),
     "very many": (
         [f"--grid=config.{x}={','.join(map(str, range(1, 1000)))}" for x in ("batch_size", "packing", "width")],
@@ -294,6 +297,36 @@ def test_a_sweep_of_an_older_revision_is_the_same(tmp_path, make_config):
             sweep.check_folder(found)
 
 
+def test_a_grid_in_another_order_is_another_sweep(tmp_path, make_config):
+    """Its folders have other names, and what trains together has other places."""
+    grid = {"loss": ["hinge"], "penalties.r1": ["1", "3"]}
+    space = {"beta": search.Range(0.0, 1.0, False, False), "width": ["8", "16"]}
+    config = make_config()
+    one = sweep.Sweep(config, grid, space, 1, "train/g_loss", tmp_path, {}, set())
+    sweep.remember(one)
+    sweep.check_folder(one)
+    for other in (
+        one._replace(grid=dict(reversed(grid.items()))),
+        one._replace(space=dict(reversed(space.items()))),
+    ):
+        with pytest.raises(app.UsageError, match="holds another sweep"):
+            sweep.check_folder(other)
+
+
+def test_a_folder_whose_name_is_no_text_is_swept(command, tmp_path, monkeypatch):
+    folders = [tmp_path / os.fsdecode(name) for name in (b"\xfe", b"\xff")]
+    for folder in folders:
+        folder.mkdir()
+        for i in range(8):
+            Image.new("L", (8, 8), i).save(folder / f"{i}.png")
+    monkeypatch.setattr(train, "train_members", lambda *args, **words: None)
+    grid = f"--grid=config.dataset={','.join(f'folder:{folder}' for folder in folders)}"
+    outcome = command("sweep.py", *UNSCORED, grid, f"--workdir={tmp_path}/sweep")
+    assert outcome.code == 0, outcome.err
+    assert f"dataset=folder:{tmp_path}/? " in outcome.out.splitlines()[-1]
+    assert [row["dataset"] for row in table(tmp_path / "sweep")] == [f"folder:{tmp_path}/?"] * 2
+
+
 @pytest.mark.parametrize("target", ["train/g_loss", "eval/fid"])
 def test_a_ranking_without_a_score_says_so(tmp_path, target):
     rows = [{"step": 1, "images": 1, "seconds": 1, target: 2.0}]
@@ -330,3 +363,18 @@ def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
     assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0, "")
     assert found[2][1:] == (None, None, None, None, 0, 0, 1, "")
     assert [r.setting for r in ranking.rank(settings, "x", lambda value: -value)] == ["a", "b", "c"]
+
+
+def test_a_last_evaluation_without_the_target_gives_no_older_one(tmp_path):
+    """No point is near a mode any more, or samples are not finite; rows between say nothing of it."""
+    good = {"step": 1, "eval/num_samples": 50, "eval/mode_kl": 0.1}
+    bad = {"step": 2, "eval/num_samples": 0}
+    between = {"step": 3, "train/g_loss": 1.0}
+    settings = {
+        "a": [ranking.Curve(tmp_path / "a", [good, bad, between])],
+        "b": [ranking.Curve(tmp_path / "b", [bad, {**good, "step": 3}, {**between, "step": 4}])],
+    }
+    found = ranking.rank(settings, "eval/mode_kl", abs)
+    assert [(r.setting, r.mean) for r in found] == [("b", 0.1), ("a", None)]
+    result = sweep.Result({}, 0, tmp_path, "done", [good, bad, between])
+    assert sweep.last_figures(result) == {"step": 3, "eval/num_samples": 0, "train/g_loss": 1.0}
