@@ -64,8 +64,9 @@ class Checkpoints:
         """The latest that is whole; None where there is none at all.
 
         Args:
-          due: of those alone that were. The latest of them is always kept: if later ones are there
-            and it is not, `every` is a new one, and all may be meant.
+          due: of those alone that were. The latest of them is always kept: if there are none, and
+            a later one than `every`, `every` was greater, and all may be meant. One that has grown
+            past them all finds none.
         Raises:
           app.UsageError: there are some, and all are damaged.
         """

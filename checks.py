@@ -175,12 +175,12 @@ def check_values(config: ConfigDict) -> None:
         for field in ("b1", "b2", "b2_end", "decay"):
             value = optimizer[field]
             _require(
-                value is None or 0 <= np.float32(value) < 1,
+                value is None or (0 <= value < 1 and np.float32(value) < 1),
                 f"{place}.{field} must be in [0, 1), in float32 too, not {value}",
             )
         value = optimizer.momentum
         _require(
-            -1 < np.float32(value) < 1,
+            -1 < value < 1 and abs(np.float32(value)) < 1,
             f"{place}.momentum must be in (-1, 1), in float32 too, not {value}",
         )
         value = optimizer.clip_norm

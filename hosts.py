@@ -133,10 +133,12 @@ def agreed() -> Iterator[None]:
     try:
         yield
     except app.UsageError as error:
+        if jax.process_count() == 1:
+            raise
         mistake = str(error)
     for i, said in enumerate(tell(mistake)):
         if said:
-            raise Shared(said if jax.process_count() == 1 else f"process {i}: {said}")
+            raise Shared(f"process {i}: {said}")
 
 
 def check_same(facts: dict[str, str]) -> None:

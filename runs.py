@@ -54,6 +54,9 @@ RESUMABLE = (
 )
 
 
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no mistake of the user's
+
+
 def check(workdir: Path, config: ConfigDict, init_from: Path | None = None) -> bool:
     """Whether `workdir` holds a run to be resumed with this config (False: it can become one).
 
@@ -179,10 +182,20 @@ def create(
         lock.write(json.dumps(start, indent=2) + "\n")
         lock.flush()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # no mistake of the user's
+        if error.errno in DISK_IS_FULL:
             raise
         raise app.UsageError(f"workdir {workdir}: {error.strerror}: {error.filename}") from error
     return lock
+
+
+def check_free(workdir: Path) -> None:
+    """No other process trains in the folder.
+
+    Raises:
+      InUse: one does.
+    """
+    if (workdir / "env.json").exists():
+        _lock(workdir / "env.json").close()
 
 
 class InUse(app.UsageError):

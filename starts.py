@@ -45,19 +45,17 @@ class Prepared(NamedTuple):
     judge: scores.Judge
 
 
-def prepare(config: ConfigDict, known: Prepared | None = None, alone: bool = True) -> Prepared:
+def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
     """The data set, GAN and judge of a config, everything in it checked, nothing compiled.
 
     Args:
       config: see configs/default.py.
       known: of another config with the same data and scores; they are not read again.
-      alone: its batches are split over the devices; a population's are not.
     Raises:
       app.UsageError: in one line, what is impossible.
     """
     checks.check_values(config)
-    if alone:
-        checks.check_devices(config)
+    checks.check_devices(config)
     dataset = known.dataset if known else data.load(config)
     checks.check_labels(config, dataset)
     gan = gans.make_gan(config, dataset.spec)
@@ -110,9 +108,7 @@ def begin(
     """
     with hosts.agreed():
         resuming = [runs.check(*run, init_from) for run in zip(workdirs, configs)]
-        prepared = prepared or prepare(configs[0], alone=len(configs) == 1)
-        if len(configs) == 1:
-            checks.check_devices(configs[0])
+        prepared = prepared or prepare(configs[0])
         alike = hashes(configs[0], prepared.dataset) if jax.process_count() > 1 else {}
     hosts.check_same(alike)
     dataset, gan, _ = prepared

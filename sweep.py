@@ -148,6 +148,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
     if train.joining():
         raise app.UsageError("--distributed and --coordinator are for train.py: see --storage")
+    if train.MAX_MEMBERS.value and not train.trains_together(base, train.TOGETHER.value):
+        raise app.UsageError("--max_members does nothing where runs train alone: --together")
     if train.DETERMINISTIC.value:
         runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
@@ -259,15 +261,13 @@ def make_runs(
     cli.with_overrides(config, [f"--config.{k}={v}" for k, v in setting.items()])
     checks.check_values(config)
     checks.check_use(config, cli.load_page(), [*cli.overrides(), *setting])
-    together = train.trains_together(config, train.TOGETHER.value)
-    if train.MAX_MEMBERS.value and not together:
-        raise app.UsageError("--max_members does nothing where runs train alone: --together")
+    train.trains_together(config, train.TOGETHER.value)
     if not config.log_every:
         raise app.UsageError("log_every is 0: by its last row a sweep knows that a run has ended")
     if config.population > 1 or config.target.metric:
         raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
     key = tuple(config[field] for field in DATA_FIELDS)
-    prepared = known[key] = starts.prepare(config, known.get(key), alone=not together)
+    prepared = known[key] = starts.prepare(config, known.get(key))
     found = []
     for seed in range(config.seed + first_seed, config.seed + first_seed + seeds):
         own = config.copy_and_resolve_references()
@@ -381,11 +381,14 @@ def remember(sweep: Sweep) -> None:
 
     Raises:
       app.UsageError: the folder cannot be made.
+      OSError: the disk is full.
     """
     try:
         sweep.workdir.mkdir(parents=True, exist_ok=True)
         runs.replace(sweep.workdir / "sweep.json", json.dumps(swept(sweep), indent=2) + "\n")
     except OSError as error:
+        if error.errno in runs.DISK_IS_FULL:
+            raise
         raise app.UsageError(f"workdir {sweep.workdir}: {error.strerror}") from error
 
 
@@ -487,7 +490,6 @@ def train_asked(
 
     One that another worker trains yet, which only seemed to be dead, is given back.
     """
-    in_use = False
     members: dict[int, list[Run]] = {}
     for trial in trials:
         folder = sweep.workdir / folder_name(trial.slot, trial.setting)
@@ -499,6 +501,10 @@ def train_asked(
         except app.UsageError as error:  # the ends of what is searched in are not all of it
             study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
+    held = [trial for trial in trials if is_held(members[trial.slot])]
+    for trial in held:
+        study.give_back(trial)
+    trials = [trial for trial in trials if trial not in held]
     every = [run for trial in trials for run in members[trial.slot]]
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
         for group in by_structure(every):
@@ -506,29 +512,29 @@ def train_asked(
                 break
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
-            try:
-                if not folder.exists():  # remains of a worker that had other runs together
-                    for run in group:
-                        if run.workdir.exists():  # and is nobody's
-                            runs.create(run.workdir, run.config, resuming=True).close()
-                        shutil.rmtree(run.workdir, ignore_errors=True)
-                train_group(sweep, group, folder, True, stop)
-            except runs.InUse as error:
-                in_use = True
-                print(f"Later: {error}", flush=True)
+            if not folder.exists():  # remains of a worker that had other runs together
+                for run in group:
+                    shutil.rmtree(run.workdir, ignore_errors=True)
+            train_group(sweep, group, folder, True, stop)
         for trial in trials:
-            end_trial(sweep, study, trial, members[trial.slot], in_use or stop())
+            end_trial(sweep, study, trial, members[trial.slot], stop())
     else:
         for trial in trials:
-            pruned = busy = False
-            try:
-                pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
-            except runs.InUse as error:
-                in_use = busy = True
-                print(f"Later: {error}", flush=True)
-            end_trial(sweep, study, trial, members[trial.slot], busy or stop(), pruned)
-    if in_use:
+            pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
+            end_trial(sweep, study, trial, members[trial.slot], stop(), pruned)
+    if held:
         study.pause(stop)
+
+
+def is_held(members: list[Run]) -> bool:
+    """Whether another process trains one of the runs, and says so."""
+    try:
+        for run in members:
+            runs.check_free(run.workdir)
+    except runs.InUse as error:
+        print(f"Later: {error}", flush=True)
+        return True
+    return False
 
 
 def train_alone(
@@ -559,7 +565,7 @@ def train_alone(
         answers = [report(row) for row in rows]  # an attempt before this one has left them
         pruned = any(answers[-1:])
         kept = (run.workdir / "checkpoints").exists()
-        if kept or not starts.has_ended(run.workdir, run.config):
+        if kept or not (pruned or starts.has_ended(run.workdir, run.config)):
             train.train_together(
                 [run.config], [run.workdir], run.workdir, None, stop, None, watch, run.prepared
             )

@@ -446,7 +446,7 @@ def train_members(
     Raises:
       app.UsageError, OSError: as there.
     """
-    prepared = prepared or starts.prepare(configs[0], alone=False)
+    prepared = prepared or starts.prepare(configs[0])
     firsts = sorted(int(path.name.removeprefix("from_")) for path in folder.glob("from_*"))
     apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
     if together is None and (firsts or apart):
@@ -529,10 +529,11 @@ def train_population(
     them all, else as soon as they end.
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
+    trains_together(config, together)
     resuming = runs.check(workdir, config, init_from)
     if resuming:
         init_from = runs.first_weights(workdir) or init_from
-    prepared = starts.prepare(config, alone=not trains_together(config, together))
+    prepared = starts.prepare(config)
     with (
         runs.create(workdir, config, resuming, prepared.dataset.facts, init_from),
         contextlib.closing(progress.CommonLog(workdir)) as common,

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     runtime.use_eigen()  # both as train.py does
     runtime.keep_memory()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # of these images nothing is read a second time
+        os.environ["XDG_CACHE_HOME"] = folder  # nothing is left in the user's
         if FILES.value:
             found: dict[str, Any] = index_times(Path(folder), FILES.value)
             print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in found.items()))

@@ -21,6 +21,7 @@ from PIL import Image
 from test_reliability import PAUSING
 from test_train import wait_for
 
+import hosts
 import runs
 
 TRAIN = (
@@ -83,6 +84,12 @@ def wait_for_row(workdir, step, processes):
         assert all(process.poll() is None for process in processes), ends(processes)
         time.sleep(0.1)
     raise AssertionError(ends(processes, 1))
+
+
+def test_a_mistake_of_a_process_alone_keeps_its_class():
+    """A sweep waits for a folder that is in use, and ends for other mistakes."""
+    with pytest.raises(runs.InUse), hosts.agreed():
+        raise runs.InUse("another process trains there")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import app
 
 import batches
 import cli
@@ -347,13 +346,6 @@ def test_a_resume_need_not_name_the_donor_again(make_config, tmp_path, monkeypat
     for init_from in (tmp_path / "donor", None):
         train.train_population(config, tmp_path / "run", init_from)
     assert donors == [tmp_path / "donor"] * 2
-
-
-def test_a_batch_that_is_not_split_need_not_divide_the_devices(make_config, every_device):
-    config = make_config("configs/digits.py:mescheder", SMALL | {"devices": 3})
-    assert starts.prepare(config, alone=False).gan.batch_size % 3
-    with pytest.raises(app.UsageError, match="3 devices do not divide the"):
-        starts.prepare(config)
 
 
 @pytest.mark.parametrize("together", [False, True])
