@@ -215,7 +215,7 @@ def digits(resolution: int | None, held_out: bool = False) -> Dataset:
     chosen = order[:DIGITS_HELD_OUT] if held_out else order[DIGITS_HELD_OUT:]
     images = np.round(source.images[chosen] * (255 / 16)).astype(np.uint8)
     if resolution is not None:
-        _check_memory("digits", (len(images), resolution, resolution, 1))
+        check_memory("digits", (len(images), resolution, resolution, 1))
         fitted = [encoded.fit(Image.fromarray(image), resolution) for image in images]
         images = np.stack([np.asarray(picture) for picture in fitted])
     return Dataset(images[..., None], source.target[chosen].astype(np.int32), 10)
@@ -229,7 +229,7 @@ def stacked_mnist(data_dir: str | None, resolution: int | None, split: str = "tr
     Source: Metz et al. 2017; Lin et al. 2018 (PacGAN).
     """
     if resolution is not None:
-        _check_memory("stacked_mnist", (STACKED_SIZE[split], resolution, resolution, 3))
+        check_memory("stacked_mnist", (STACKED_SIZE[split], resolution, resolution, 3))
     mnist = tfds_images("mnist", data_dir, resolution, split, stream=False)
     assert mnist is not None
     assert mnist.labels is not None
@@ -360,6 +360,8 @@ def tfds_images(
     label_key = _feature(info.features, tfds.features.ClassLabel, "label")
     if image_key is None:
         raise app.UsageError(f"dataset {name} has no image")
+    if (kind := info.features[image_key].np_dtype) != np.uint8:
+        raise app.UsageError(f"dataset {name} has images of {np.dtype(kind)}, not 8 bits a channel")
     if split not in info.splits:
         return None
     parts = json.dumps([info.full_name, files, resolution])
@@ -395,7 +397,7 @@ def _held(images: encoded.Images, stream: bool | None, cache: Path | None) -> np
         stream = images.nbytes > MEMORY_SHARE * min(host_memory(), memory())
     if stream:
         return cast(np.ndarray, images)
-    _check_memory(images.name, images.shape)
+    check_memory(images.name, images.shape)
     if cache is None:
         return np.asarray(images)
     arrays = read_arrays(cache) or {}
@@ -415,8 +417,12 @@ def _labels(records: encoded.Records, key: str, num: int, cache: Path) -> np.nda
     return arrays["labels"]
 
 
-def _check_memory(name: str, shape: tuple[int, ...]) -> None:
-    """Images uint8 of that shape fit into the memory of this machine."""
+def check_memory(name: str, shape: tuple[int, ...]) -> None:
+    """Images uint8 [N, H, W, C] of that shape fit into the memory of this machine.
+
+    Raises:
+      app.UsageError: they do not.
+    """
     needed = math.prod(shape)
     if needed > host_memory():
         raise app.UsageError(

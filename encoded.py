@@ -337,7 +337,7 @@ def _named(file: str) -> Iterator[None]:
             yield
     except UnidentifiedImageError as error:
         raise app.UsageError(f"{file} cannot be read: it is no image") from error
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's, and of what it parses by: struct's, and TypeErrors
         raise app.UsageError(f"{file} cannot be read: {reason(error)}") from error
 
 

@@ -347,13 +347,17 @@ def neighbours(workdir: Path, out: Path) -> None:
     """Samples, and the training images nearest to each, in pixels and as the classifier sees it."""
     run = open_run(workdir, images=True)
     rows, of_rows = row_labels(run, otherwise=8, most=10)
-    k = min(COLUMNS.value or 4, len(run.dataset.images))
+    images = run.dataset.images
+    if run.dataset.streamed:
+        data.check_memory(run.config.dataset, images.shape)
+        images = np.asarray(images)
+    k = min(COLUMNS.value or 4, len(images))
     config = ConfigDict(run.config.to_dict() | {"eval_features": None})  # the classifier, if any
     judge = scores.make_judge(config, run.dataset)
     fake = latents.render(run.gan, averaged(run), drawn_latents(run, rows), of_rows)
     held_out = judge.held_out.images[:HELD_OUT] if judge.held_out else fake[:0]
     unit = np.sqrt(fake[0].size) * 255  # distances of pixels are root mean squares, of 1
-    kinds = [("pixels", run.dataset.images, fake, held_out, unit)]
+    kinds = [("pixels", images, fake, held_out, unit)]
     for view in judge.views:
         both, _ = features.compute(view, np.concatenate([fake, held_out]))
         seen = scores.reals(judge, view).features
@@ -362,7 +366,7 @@ def neighbours(workdir: Path, out: Path) -> None:
     for name, real, samples, others, unit in kinds:
         indices, distances = metrics.nearest(samples, real, k)
         distances /= unit
-        shown.append(run.dataset.images[indices])
+        shown.append(images[indices])
         heads += [f"{name} {i + 1}" for i in range(k)]
         line = f"{name:12} nearest training image: samples {np.median(distances[:, 0]):.3g}"
         usual = np.empty(0)

@@ -202,6 +202,13 @@ def test_folder_names_a_damaged_file_of_any_format_in_one_line(load, folder, rec
     assert not recwarn
 
 
+def test_folder_names_a_file_whose_camera_wrote_nonsense(load, folder):
+    """Of what is wrong with EXIF, Pillow raises whatever its parser does."""
+    Image.new("L", (8, 8)).save(folder / "x.png", exif=b"II*\0")
+    with pytest.raises(app.UsageError, match=r"x\.png cannot be read: unpack requires"):
+        load(f"folder:{folder}")
+
+
 def test_folder_takes_pictures_upright_and_whatever_their_palette(load, folder, recwarn):
     left = np.zeros((16, 16, 3), np.uint8)
     left[:, :8] = 200
@@ -351,9 +358,10 @@ class Unusual(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "unusual"
     VERSION = tfds.core.Version("1.0.0")
     labels = (3, 5)
+    dtype = np.uint8
 
     def _info(self):
-        image = tfds.features.Image(shape=(8, 8, 1), encoding_format="png")
+        image = tfds.features.Image(shape=(8, 8, 1), dtype=self.dtype, encoding_format="png")
         features = {
             "before": image,
             "image": image,
@@ -380,6 +388,14 @@ def test_what_a_data_set_says_of_itself(load, tmp_path, monkeypatch, labels, num
         assert (dataset.images == 9).all()
         assert dataset.spec == ((8, 8, 1), num_classes)
         assert (dataset.labels is None) == (num_classes is None)
+
+
+def test_deep_images_are_refused_instead_of_clipped(load, tmp_path, monkeypatch):
+    monkeypatch.setitem(tfds_builders.BUILDERS, "unusual", Unusual)
+    Unusual(data_dir=str(tmp_path)).download_and_prepare(file_format="array_record")
+    monkeypatch.setattr(Unusual, "dtype", np.uint16)  # which TFDS writes by TensorFlow alone
+    with pytest.raises(app.UsageError, match="unusual has images of uint16, not 8 bits a channel"):
+        load("unusual", data_dir=str(tmp_path))
 
 
 def test_a_data_set_that_cannot_be_had_says_why(load, monkeypatch):
