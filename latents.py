@@ -6,6 +6,7 @@ where the GAN has them. Latents are N(0, I), so that 1 along a unit direction is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -199,6 +200,8 @@ def principal_directions(
       Directions, with the components' standard deviations.
     Source: Harkonen et al. 2020 (GANSpace), section 2.2.
     """
+    if hasattr(gan.generator, "remat"):  # what is computed anew is traced where nothing can look
+        gan = dataclasses.replace(gan, generator=gan.generator.clone(remat=False))
     latents = gans.draw_latents(gan, key, samples)
     labels = jnp.full(samples, label, jnp.int32) if gan.num_classes else None
     layer = _first_not_affine(gan, network, latents[:2], None if labels is None else labels[:4])

@@ -178,6 +178,14 @@ def test_principal_directions_are_no_more_than_the_layer_is_wide(make):
     assert found.vectors.shape == (4, 16)
 
 
+def test_principal_directions_of_what_is_computed_anew_are_the_same(make):
+    found = []
+    for remat in (False, True):
+        gan, network = make("sngan", **{"generator.width": 4, "generator.remat": remat})
+        found.append(latents.principal_directions(gan, network, jax.random.key(0), 3, samples=50))
+    np.testing.assert_array_equal(found[0].vectors, found[1].vectors)
+
+
 def test_the_layer_of_principal_directions_is_not_affine(make):
     """Of the residual generator the first layers are: dense, shortcut, normalisation."""
     gan, network = make("projection", conditional=True)
