@@ -433,7 +433,7 @@ def _decoded(judge: Judge, num: int) -> np.ndarray:
     return judge.dataset.images[_choose(len(judge.dataset.images), num)]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2)  # a judge holds its data
 def floor(judge: Judge) -> dict[str, float]:
     """What held-out real examples score, as many as fakes, or all where they are fewer.
 
@@ -589,7 +589,7 @@ def _view_scores(
     return found | {_name(metric, view): value for metric, value in seen.items()} | by_class
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)  # as many as there are networks
 def reals(judge: Judge, view: features.View) -> Reals:
     """The training examples through a network; features are kept in the user's cache folder."""
     images = judge.dataset.images

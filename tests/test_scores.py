@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -323,3 +325,15 @@ def test_a_row_costs_the_same_however_many_there_are():
 
     ends = [row(train__d_accuracy=0.7, train__g_grad_norm=1.0) for _ in range(100)]
     assert scores.alarms([*ends, *[Between()] * 1_000, *ends]) == []
+
+
+def test_a_judge_goes_when_others_have_come(make_config):
+    """It holds a data set, and a study makes one a run."""
+    judges = []
+    for seed in range(6):
+        _, _, judge = starts.prepare(make_config("configs/ring.py:mescheder", {"seed": seed}))
+        scores.floor(judge)
+        judges.append(weakref.ref(judge))
+        del judge
+    gc.collect()
+    assert [judge() is None for judge in judges[:4]] == [True] * 4
