@@ -36,6 +36,18 @@ ORDER_KEY, PICTURE_KEY, ROLLBACK_KEY = 2**32 - 1, 2**32 - 2, 2**32 - 4
 ROLLBACK_RATE = 0.5  # times the learning rates, at every rollback
 NOT_FINITE = "not_finite"  # a folder for the state in which a run has stopped
 
+# What data and scores depend on.
+DATA_FIELDS = (
+    "dataset",
+    "data_dir",
+    "resolution",
+    "stream",
+    "conditional",
+    "eval_samples",
+    "eval_features",
+    "inception_weights",
+)
+
 
 class Prepared(NamedTuple):
     """What a config is trained with."""
@@ -50,7 +62,7 @@ def prepare(config: ConfigDict, known: Prepared | None = None) -> Prepared:
 
     Args:
       config: see configs/default.py.
-      known: of another config with the same data and scores; they are not read again.
+      known: of another config with the same DATA_FIELDS; what they say is not read again.
     Raises:
       app.UsageError: in one line, what is impossible.
     """

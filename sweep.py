@@ -82,17 +82,6 @@ OF_A_MACHINE = (
     "inception_weights",
 )
 UNUSUAL = r"[^\w.=,+-]"  # in a folder's name
-# What data and scores depend on.
-DATA_FIELDS = (
-    "dataset",
-    "data_dir",
-    "resolution",
-    "stream",
-    "conditional",
-    "eval_samples",
-    "eval_features",
-    "inception_weights",
-)
 
 
 class Run(NamedTuple):
@@ -266,7 +255,7 @@ def make_runs(
         raise app.UsageError("log_every is 0: by its last row a sweep knows that a run has ended")
     if config.population > 1 or config.target.metric:
         raise app.UsageError("population and target.metric are not for sweeps: --seeds=N")
-    key = tuple(config[field] for field in DATA_FIELDS)
+    key = tuple(config[field] for field in starts.DATA_FIELDS)
     prepared = known[key] = starts.prepare(config, known.get(key))
     found = []
     for seed in range(config.seed + first_seed, config.seed + first_seed + seeds):

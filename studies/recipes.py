@@ -73,10 +73,11 @@ def main(argv: list[str]) -> None:
     out = Path(OUT.value).absolute()
     if not out.parent.is_dir():
         raise app.UsageError(f"--out={out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise app.UsageError(f"--out={out}: it is a folder, not a file")
     if out.suffix == ".csv":
         raise app.UsageError(f"--out={out}: the runs' file is called so, beside the table's")
-    for recipe in RECIPES.value:
-        read_config(recipe, 0)  # no mistake waits for its turn
+    check([read_config(recipe, 0) for recipe in RECIPES.value])  # no mistake waits for its turn
     if MINUTES.value:
         for recipe in RECIPES.value:
             print(f"{recipe}: {rate(recipe, MINUTES.value):.3g} steps/s", flush=True)
@@ -87,6 +88,22 @@ def main(argv: list[str]) -> None:
             print(rows[-1], flush=True)
     tables.write_csv(out.with_suffix(".csv"), rows)
     out.write_text(table(rows))
+
+
+def check(configs: list[ConfigDict]) -> None:
+    """All can be trained, by one run a seed, and compared: on the same data, by the same scores.
+
+    Raises:
+      app.UsageError: they cannot.
+    """
+    for field in (*starts.DATA_FIELDS, "population"):
+        values = list(dict.fromkeys(str(config[field]) for config in configs))
+        if len(values) > 1 and field != "conditional":
+            raise app.UsageError(f"recipes are compared by one {field}, not {', '.join(values)}")
+    if configs[0].population > 1:
+        raise app.UsageError("population is not for this study: --seeds=N")
+    for config in configs:
+        starts.prepare(config, prepared(config.conditional))
 
 
 def read_config(recipe: str, seed: int) -> ConfigDict:
@@ -123,9 +140,9 @@ def train_and_score(recipe: str, seed: int) -> dict[str, str]:
     seconds = asked[-1] - asked[min(1, len(asked) - 1)]
     if MINUTES.value:
         seconds = (config.num_steps - 1) / rate(recipe, MINUTES.value)
-    _, gan, _ = starts.prepare(config)
+    _, gan, judge = starts.prepare(config, prepared(config.conditional))
     eval_key = jax.random.fold_in(state.key, scores.EVAL_KEY)
-    found = scores.evaluate(make_judge(config.conditional), gan, state.average, eval_key)
+    found = scores.evaluate(judge, gan, state.average, eval_key)
     row = {
         "recipe": recipe,
         "seed": seed,
@@ -181,12 +198,12 @@ def path(recipe: str, run: str, suffix: str) -> Path:
 
 
 @functools.cache
-def make_judge(conditional: bool) -> scores.Judge:
-    """What all runs are compared with: it reads the data, and looks at it, once."""
+def prepared(conditional: bool) -> starts.Prepared:
+    """What all such runs are compared with: it reads the data, and looks at it, once."""
     config = next(
         config for r in RECIPES.value if (config := read_config(r, 0)).conditional == conditional
     )
-    return starts.prepare(config)[2]
+    return starts.prepare(config)
 
 
 def floor(name: str) -> str:

@@ -72,6 +72,13 @@ def test_equal_time(tmp_path):
         (["--recipe=goodfellow", "--out=nowhere/ring.md"], "there is no folder"),
         (["--recipe=goodfellow", "--out=ring.csv"], "the runs' file is called so"),
         (["--recipe=goodfellow", "--seeds=0"], "seeds"),
+        (["--recipe=goodfellow", "--out=docs"], "it is a folder"),
+        (["--recipe=goodfellow", "--recipe=bcr"], "bcr is for images"),
+        (
+            ["--recipe=mescheder", "--recipe=mescheder,dataset=grid"],
+            "by one dataset, not ring, grid",
+        ),
+        (["--recipe=goodfellow", "--set=population=2"], "population is not for this study"),
     ],
 )
 def test_a_mistake_ends_it_before_anything_trains(words, message, tmp_path):
