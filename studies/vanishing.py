@@ -150,7 +150,7 @@ def examples(
 
 
 def moments(num_steps: int) -> list[int]:
-    """Steps after which D is looked at: 0, about ten a factor of ten, and the last."""
+    """Which of D's steps are written down: the first, about ten a factor of ten, and the last."""
     spaced = np.geomspace(1, max(num_steps - 1, 1), 31).round().astype(int)
     return sorted({0, *(int(step) for step in spaced if step < num_steps)})
 
@@ -165,7 +165,7 @@ def rows(norms: dict, accuracies: dict) -> list[dict[str, Any]]:
             "generator_steps": age,
             "game": game,
             "seed": seed,
-            "discriminator_steps": step,
+            "discriminator_steps": step + 1,
             "g_grad_norm": f"{norm[step]:.6g}",
             "d_accuracy": f"{accuracy[step]:.4g}",
         }
