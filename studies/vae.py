@@ -325,8 +325,8 @@ def look(
     latents = reparametrise(mean, log_variance, latent_key)
     decoder = as_network(numbers)
     nats = distortion(noisy, gans.sample(vae.gan, decoder, latents), log_deviation(vae, params))
-    mean, _ = encode(vae, params, gans.to_float(images))
-    rebuilt = gans.to_uint8(gans.sample(vae.gan, decoder, mean))
+    clean, _ = encode(vae, params, gans.to_float(images))
+    rebuilt = gans.to_uint8(gans.sample(vae.gan, decoder, clean))
     return nats, divergence(mean, log_variance), rebuilt
 
 

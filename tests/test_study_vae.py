@@ -83,6 +83,17 @@ def test_bits_are_of_probabilities_of_grey_levels():
     np.testing.assert_allclose(noisy.mean(0)[:, 0], gans.to_float(levels), atol=2e-4)
 
 
+def test_the_bounds_parts_are_of_one_posterior(vae):
+    """Its latents are drawn from that of the noisy image, and so the divergence is."""
+    images = jnp.asarray(data.digits(None).images[:16])
+    numbers = study.init(vae, jax.random.key(0)).numbers
+    _, found, _ = study.look(vae, numbers, images, jax.random.key(1))
+    noisy = study.dequantise(images, jax.random.split(jax.random.key(1))[0])
+    np.testing.assert_allclose(
+        found, study.divergence(*study.encode(vae, numbers.params, noisy)), rtol=1e-5
+    )
+
+
 def test_a_step_lowers_the_bound(vae):
     images = jnp.asarray(data.digits(None).images[:16])
     state = study.init(vae, jax.random.key(0))
