@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -368,7 +369,7 @@ def tfds_images(
     fingerprint = hashlib.sha256(f"{parts}{split}".encode()).hexdigest()
     cache = cache_folder() / f"{info.full_name.replace('/', '-')}-{split}-{fingerprint[:16]}.npz"
     mode = "L" if info.features[image_key].shape[-1] == 1 else "RGB"
-    records = encoded.Records(name, str(builder.data_path), split, image_key, mode)
+    records = encoded.Records(name, str(builder.data_path), split, image_key, mode, label_key or "")
     height, width, _ = info.features[image_key].shape
     any_size = None in (height, width) and resolution is None
     if resolution is not None:
@@ -379,13 +380,17 @@ def tfds_images(
         raise app.UsageError(f"dataset {name} has images of {width}x{height}: {encoded.ANY_SIZE}")
     num = info.splits[split].num_examples
     shape = num, height, width, 1 if mode == "L" else 3
-    images = encoded.Images(name, records, shape, resolution is not None, fingerprint)
+    read: list[int] = []
+    both = dataclasses.replace(records, labels=read) if label_key else records
+    images = encoded.Images(name, both, shape, resolution is not None, fingerprint)
     held = _held(images, stream, cache)
+    if isinstance(held, encoded.Images):  # whose labels would be read again and again
+        held = cast(np.ndarray, dataclasses.replace(images, source=records))
     if any_size and isinstance(held, encoded.Images):
         raise app.UsageError(f"dataset {name} has images of any size: set a resolution to stream")
     if label_key is None:
         return Dataset(held)
-    labels = _labels(records, label_key, num, cache.with_stem(f"{cache.stem}-labels"))
+    labels = _labels(records, num, read, cache.with_stem(f"{cache.stem}-labels"))
     if labels.min() < 0:  # TFDS says -1 where a label is not known
         return Dataset(held)
     return Dataset(held, labels, info.features[label_key].num_classes)
@@ -407,12 +412,18 @@ def _held(images: encoded.Images, stream: bool | None, cache: Path | None) -> np
     return arrays["images"]
 
 
-def _labels(records: encoded.Records, key: str, num: int, cache: Path) -> np.ndarray:
-    """Labels int32 [num] of a split, kept in a file of the cache."""
+def _labels(records: encoded.Records, num: int, read: list[int], cache: Path) -> np.ndarray:
+    """Labels int32 [num] of a split, kept in a file of the cache.
+
+    Args:
+      read: those that were read with the images; empty where the images were not.
+    """
     if (arrays := read_arrays(cache)) is None:
-        chunks = (range(num)[i : i + encoded.CHUNK] for i in range(0, num, encoded.CHUNK))
-        labels = [x[key] for chunk in chunks for x in records.examples(list(chunk))]
-        arrays = {"labels": np.array(labels, np.int32)}
+        if not read:
+            chunks = (range(num)[i : i + encoded.CHUNK] for i in range(0, num, encoded.CHUNK))
+            examples = (x for chunk in chunks for x in records.examples(list(chunk)))
+            read = [example[records.label_key] for example in examples]
+        arrays = {"labels": np.array(read, np.int32)}
         write_arrays(cache, arrays)
     return arrays["labels"]
 

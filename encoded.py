@@ -62,6 +62,9 @@ class Records:
       split: train or test.
       image_key: of the feature that is the image.
       mode: of the pictures, L or RGB.
+      label_key: of the feature that is the label, if there is one.
+      labels: where it is a list, those of the pictures that are read are put at its end: a record
+        takes as long to read as its picture to decode.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Records:
     split: str
     image_key: str
     mode: str
+    label_key: str = ""
+    labels: list[int] | None = dataclasses.field(default=None, compare=False)
 
     def pictures(self, indices: Sequence[int]) -> Iterator[Image.Image]:
         """Pictures of mode `mode`.
@@ -81,6 +86,8 @@ class Records:
                 picture = Image.open(io.BytesIO(example[self.image_key])).convert(self.mode)
             except (OSError, ValueError, SyntaxError) as error:
                 raise self._damaged(error, i) from error
+            if self.labels is not None:
+                self.labels.append(example[self.label_key])
             yield picture
 
     def examples(self, indices: Sequence[int]) -> list[dict[str, Any]]:
