@@ -161,7 +161,7 @@ def test_points_are_a_plot(command, train, tmp_path, workdir):
     assert "this GAN of ring is given no labels" in result.err
 
 
-def test_a_folder_of_images_holds_nothing_out(command, train, workdir, tmp_path):
+def test_a_folder_of_images_holds_nothing_out(command, train, workdir, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for i in range(20):
         image = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
@@ -173,6 +173,14 @@ def test_a_folder_of_images_holds_nothing_out(command, train, workdir, tmp_path)
     result = command("sample.py", f"--workdir={workdir}", "--mode=neighbours", "--rows=2")
     assert result.code == 0, result.err
     assert "held-out" not in result.out
+    dataset = data.folder(tmp_path / "images", None, stream=True)
+    monkeypatch.setattr(data, "load", lambda config: dataset)
+    there = command("sample.py", f"--workdir={workdir}", "--mode=neighbours", "--rows=2")
+    assert there.out == result.out
+    monkeypatch.setattr(data, "host_memory", lambda: 20 * 8 * 8 - 1)  # they do not fit
+    result = command("sample.py", f"--workdir={workdir}", "--mode=neighbours", "--rows=2")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "at resolution=8 takes 0 GiB, and this machine has 0" in result.err
 
 
 @pytest.mark.parametrize(
