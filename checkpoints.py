@@ -64,16 +64,13 @@ class Checkpoints:
         """The latest that is whole; None where there is none at all.
 
         Args:
-          due: of those alone that were. The latest of them is always kept: if there are none, and
-            a later one than `every`, `every` was greater, and all may be meant. One that has grown
-            past them all finds none.
+          due: of those alone that were, by the present `every`; of all where none was.
         Raises:
           app.UsageError: there are some, and all are damaged.
         """
         committed = self.committed()
         if due:
-            were = [step for step in committed if self._is_due(step)]
-            committed = were or [step for step in committed if committed[-1] >= self.every]
+            committed = [step for step in committed if self._is_due(step)] or committed
         for step in reversed(committed):
             if not self.fault(step):
                 return step

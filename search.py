@@ -237,6 +237,7 @@ class Study:
         self._lock = filelock.FileLock(self._folder / self._worker)
         self._taking = filelock.FileLock(self._folder / "taking")  # SQLite cannot lock a row
         self._held: dict[int, optuna.Trial] = {}
+        self._given_back: set[int] = set()
         self._marks: dict[int, tuple[Any, float]] = {}  # of others' trials, and since when
         self._closing = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -301,7 +302,10 @@ class Study:
         return taken
 
     def pause(self, stop: Stop) -> None:
-        """A quarter of a lease, or until `stop` says so."""
+        """A quarter of a lease, or until `stop` says so; none where others wait than were given back."""
+        waiting = [trial for trial in self._trials() if trial.state == self._states.WAITING]
+        if any(trial.user_attrs.get("retry_of") not in self._given_back for trial in waiting):
+            return
         end = time.monotonic() + self._lease / 4
         while not stop() and (left := end - time.monotonic()) > 0:
             time.sleep(min(1.0, left))
@@ -349,6 +353,7 @@ class Study:
 
     def give_back(self, trial: Trial) -> None:
         """Queues a trial again that this worker will not end."""
+        self._given_back.add(trial.asked.number)
         self._queue(trial.asked.number)
         self._fail(trial.asked.number)
         self._held.pop(trial.asked.number, None)

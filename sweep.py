@@ -477,7 +477,7 @@ def train_asked(
 ) -> None:
     """Trains trials in one program, or one after the other, and tells the study what they gave.
 
-    One that another worker trains yet, which only seemed to be dead, is given back.
+    One of which another worker trains a run is given back: this or that one only seemed to be dead.
     """
     members: dict[int, list[Run]] = {}
     for trial in trials:
@@ -490,40 +490,37 @@ def train_asked(
         except app.UsageError as error:  # the ends of what is searched in are not all of it
             study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
-    held = [trial for trial in trials if is_held(members[trial.slot])]
-    for trial in held:
-        study.give_back(trial)
-    trials = [trial for trial in trials if trial not in held]
     every = [run for trial in trials for run in members[trial.slot]]
+    held = False
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
         for group in by_structure(every):
             if stop():
                 break
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
-            if not folder.exists():  # remains of a worker that had other runs together
-                for run in group:
-                    shutil.rmtree(run.workdir, ignore_errors=True)
-            train_group(sweep, group, folder, True, stop)
+            try:
+                if not folder.exists():  # remains of a worker that had other runs together
+                    for run in group:
+                        runs.check_free(run.workdir)
+                    for run in group:
+                        shutil.rmtree(run.workdir, ignore_errors=True)
+                train_group(sweep, group, folder, True, stop)
+            except runs.InUse as error:
+                held = True
+                print(f"Later: {error}", flush=True)
         for trial in trials:
-            end_trial(sweep, study, trial, members[trial.slot], stop())
+            end_trial(sweep, study, trial, members[trial.slot], held or stop())
     else:
         for trial in trials:
-            pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
-            end_trial(sweep, study, trial, members[trial.slot], stop(), pruned)
+            busy = pruned = False
+            try:
+                pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
+            except runs.InUse as error:
+                held = busy = True
+                print(f"Later: {error}", flush=True)
+            end_trial(sweep, study, trial, members[trial.slot], busy or stop(), pruned)
     if held:
         study.pause(stop)
-
-
-def is_held(members: list[Run]) -> bool:
-    """Whether another process trains one of the runs, and says so."""
-    try:
-        for run in members:
-            runs.check_free(run.workdir)
-    except runs.InUse as error:
-        print(f"Later: {error}", flush=True)
-        return True
-    return False
 
 
 def train_alone(

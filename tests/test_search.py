@@ -485,10 +485,45 @@ def test_a_trial_whose_worker_lives_after_all_is_waited_for(command, tmp_path, m
 
 def test_a_pause_is_a_quarter_of_a_lease_and_ends_at_a_stop(join):
     study = join("a", lease=0.8)
+    trials = study.take(9, never)
     begun = time.monotonic()
     study.pause(never)
-    assert time.monotonic() - begun >= 0.2
+    for trial in trials:
+        study.give_back(trial)
+    study.pause(never)
+    assert time.monotonic() - begun >= 0.4
     join("b", lease=1e9).pause(lambda: True)
+
+
+def test_nobody_pauses_while_another_trial_waits(join):
+    study = join("a", lease=1e9)
+    [trial] = study.take(1, never)
+    study.give_back(trial)
+    study.pause(never)
+
+
+@pytest.mark.parametrize("how", ["--together", "--notogether"])
+def test_one_that_seemed_dead_meets_who_goes_on_for_it(command, tmp_path, monkeypatch, how):
+    """Between two of a trial's runs it holds no folder: another has begun the second."""
+    train_together, held = train.train_together, []
+
+    def train_any(configs, workdirs, *rest, **named):
+        if workdirs[-1].name == "seed_1" and not held:
+            held.append(runs.create(workdirs[-1], configs[-1], resuming=False))
+        return train_together(configs, workdirs, *rest, **named)
+
+    monkeypatch.setattr(train, "train_together", train_any)
+    monkeypatch.setattr(search.Study, "pause", lambda study, stop: held[0].close())
+    words = (*UNSCORED, "--grid=config.penalties.r1=1", "--seeds=2", TARGET, how)
+    words += (f"--storage={tmp_path}/log", f"--workdir={tmp_path}/search")
+    outcome = command("sweep.py", *words)
+    assert outcome.code == 0, outcome.err
+    place = tmp_path / "search" / "000-penalties.r1=1" / "seed_1"
+    assert f"Later: workdir {place}: another process trains there\n" in outcome.out
+    storage = search.open_storage(f"{tmp_path}/log")
+    study = optuna.load_study(study_name="search", storage=storage)
+    assert slots_by_state(study) == {(0, "COMPLETE"): 1}
+    assert runs.read_metrics(place)[-1]["step"] == runs.read_metrics(place.parent / "seed_0")[-1]["step"]
 
 
 def test_a_search_trains_and_ranks(command, tmp_path):
