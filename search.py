@@ -237,7 +237,7 @@ class Study:
         self._lock = filelock.FileLock(self._folder / self._worker)
         self._taking = filelock.FileLock(self._folder / "taking")  # SQLite cannot lock a row
         self._held: dict[int, optuna.Trial] = {}
-        self._given_back: set[int] = set()
+        self._postponed: list[Trial] = []
         self._marks: dict[int, tuple[Any, float]] = {}  # of others' trials, and since when
         self._closing = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -246,12 +246,6 @@ class Study:
         self._folder.mkdir(exist_ok=True)
         self._lock.acquire()
         self._renewing.start()
-        with self._taking:
-            known = {trial.user_attrs.get("slot") for trial in self._trials()}
-            for slot in range(self._num):
-                if slot not in known:
-                    values = self._begin_with[slot] if slot < len(self._begin_with) else {}
-                    self._study.enqueue_trial(values, user_attrs={"slot": slot})
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
@@ -267,8 +261,9 @@ class Study:
     def take(self, num: int, stop: Stop) -> list[Trial]:
         """Up to `num` slots to train; waits where others hold all that are left.
 
-        One whose last attempt this is comes alone: what is trained beside it would die with it.
-        An earlier start may have queued more slots than are wanted now.
+        What others, or this one, have begun comes before what nobody has, and what was postponed
+        last. One whose last attempt this is comes alone: what is trained beside it would die with
+        it. An earlier start may have begun more slots than are wanted now.
 
         Returns:
           None at all where as many slots as are wanted are done, or where `stop` has said so.
@@ -280,8 +275,8 @@ class Study:
                 trials = self._trials()
                 self._queue_again(trials)
                 if len(self._finished(trials)) + len(taken) >= self._num:
-                    return taken
-                if any(trial.state == self._states.WAITING for trial in self._trials()):
+                    break
+                if self._is_any_queued(trials):
                     if trial := self._claim():
                         taken.append(trial)
                         if trial.asked.user_attrs.get("deaths", 0) == DEATHS - 1:
@@ -291,21 +286,27 @@ class Study:
                     continue
             if taken:
                 return taken
+            if self._postponed:
+                self._pause(stop)
+                taken, self._postponed = self._postponed, []
+                break
             if not waiting:
                 print("Waiting for the trials of other workers", flush=True)
                 waiting = True
             time.sleep(min(1.0, self._lease / 4))
-        if stop():
-            for trial in taken:
-                self.give_back(trial)
-            return []
-        return taken
+        if taken and not stop():
+            return taken
+        for trial in [*taken, *self._postponed]:
+            self.give_back(trial)
+        self._postponed = []
+        return []
 
-    def pause(self, stop: Stop) -> None:
-        """A quarter of a lease, or until `stop` says so; none where others wait than were given back."""
-        waiting = [trial for trial in self._trials() if trial.state == self._states.WAITING]
-        if any(trial.user_attrs.get("retry_of") not in self._given_back for trial in waiting):
-            return
+    def postpone(self, trials: Sequence[Trial]) -> None:
+        """Keeps trials for which another process holds a folder, until there is nothing else."""
+        self._postponed += trials
+
+    def _pause(self, stop: Stop) -> None:
+        """A quarter of a lease, or until `stop` says so."""
         end = time.monotonic() + self._lease / 4
         while not stop() and (left := end - time.monotonic()) > 0:
             time.sleep(min(1.0, left))
@@ -353,7 +354,6 @@ class Study:
 
     def give_back(self, trial: Trial) -> None:
         """Queues a trial again that this worker will not end."""
-        self._given_back.add(trial.asked.number)
         self._queue(trial.asked.number)
         self._fail(trial.asked.number)
         self._held.pop(trial.asked.number, None)
@@ -396,6 +396,18 @@ class Study:
         done = self._states.COMPLETE, self._states.PRUNED
         slots = (trial.user_attrs.get("slot") for trial in trials if trial.state in done)
         return {slot for slot in slots if slot is not None}
+
+    def _is_any_queued(self, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+        """Whether a trial is to be claimed; where none waits the next slot is queued, if one is."""
+        if any(trial.state == self._states.WAITING for trial in self._trials()):
+            return True
+        known = {trial.user_attrs.get("slot") for trial in trials}
+        fresh = next((slot for slot in range(self._num) if slot not in known), None)
+        if fresh is None:
+            return False
+        values = self._begin_with[fresh] if fresh < len(self._begin_with) else {}
+        self._study.enqueue_trial(values, user_attrs={"slot": fresh})
+        return True
 
     def _claim(self) -> Trial | None:
         """A trial from the queue, with a setting; None if another was quicker, or it has failed."""

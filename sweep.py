@@ -477,7 +477,8 @@ def train_asked(
 ) -> None:
     """Trains trials in one program, or one after the other, and tells the study what they gave.
 
-    One of which another worker trains a run is given back: this or that one only seemed to be dead.
+    Those of which another worker trains a run are postponed: this or that one only seemed to be
+    dead. Those that a stop has cut are given back.
     """
     members: dict[int, list[Run]] = {}
     for trial in trials:
@@ -491,7 +492,7 @@ def train_asked(
             study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
     every = [run for trial in trials for run in members[trial.slot]]
-    held = False
+    held, later = False, []
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
         for group in by_structure(every):
             if stop():
@@ -509,7 +510,8 @@ def train_asked(
                 held = True
                 print(f"Later: {error}", flush=True)
         for trial in trials:
-            end_trial(sweep, study, trial, members[trial.slot], held or stop())
+            if not end_trial(sweep, study, trial, members[trial.slot], held or stop()):
+                later.append(trial)
     else:
         for trial in trials:
             busy = pruned = False
@@ -518,9 +520,13 @@ def train_asked(
             except runs.InUse as error:
                 held = busy = True
                 print(f"Later: {error}", flush=True)
-            end_trial(sweep, study, trial, members[trial.slot], busy or stop(), pruned)
+            if not end_trial(sweep, study, trial, members[trial.slot], busy or stop(), pruned):
+                later.append(trial)
     if held:
-        study.pause(stop)
+        study.postpone(later)
+    else:
+        for trial in later:
+            study.give_back(trial)
 
 
 def train_alone(
@@ -564,31 +570,33 @@ def end_trial(
     study: search.Study,
     trial: search.Trial,
     members: list[Run],
-    stopped: bool,
+    cut: bool,
     pruned: bool = False,
-) -> None:
+) -> bool:
     """Tells the study the mean over the runs; infinite where one is lost or has no figure.
 
     Args:
-      stopped: a trial that is neither at its end nor pruned is to go on later.
+      cut: a trial that is neither at its end nor pruned is to go on later.
+    Returns:
+      Whether it has ended.
     """
     results = [result_of(run) for run in members]
     rows = {result.seed: last_figures(result) for result in results if result.rows}
     ended = all(result.state in ("done", "lost") for result in results)
-    if stopped and not ended and not pruned:
-        study.give_back(trial)
-        return
+    if cut and not ended and not pruned:
+        return False
     [rank] = rank_results(sweep, results)
     value, words = math.inf, "lost" if rank.lost else f"no {sweep.target} at its end"
     if rank.mean is not None and rank.num == len(members):
         value = scores.distance_from_best(sweep.target, rank.mean)
         words = f"{sweep.target} = {rank.mean:.4g}"
-    cut = pruned and not ended
-    if not study.tell(trial, None if cut else value, rows):
+    short = pruned and not ended
+    if not study.tell(trial, None if short else value, rows):
         words = "taken up by another worker, which has thought this one dead"
-    elif cut:
+    elif short:
         words = "pruned"
     print(f"Trial {trial.slot}, {setting_name(trial.setting)}: {words}", flush=True)
+    return True
 
 
 def result_of(run: Run) -> Result:

@@ -307,7 +307,7 @@ def test_a_stop_gives_back_what_was_taken(join):
     study = join("a")
     stops = iter([False, False, True, True])
     assert study.take(3, lambda: next(stops)) == []
-    assert [trial.slot for trial in join("b").take(3, never)] == [2, 0, 1]
+    assert [trial.slot for trial in join("b").take(3, never)] == [0, 1, 2]
 
 
 def test_another_search_of_that_name_is_refused(join):
@@ -469,7 +469,7 @@ def test_a_trial_whose_worker_lives_after_all_is_waited_for(command, tmp_path, m
 
     for name in ("train_together", "train_members"):
         monkeypatch.setattr(train, name, train_any)
-    monkeypatch.setattr(search.Study, "pause", pause)
+    monkeypatch.setattr(search.Study, "_pause", pause)
     words = (*UNSCORED, "--grid=config.penalties.r1=1,2", TARGET, how, "--ask=2")
     words += (f"--storage={tmp_path}/log", f"--workdir={tmp_path}/search")
     assert command("sweep.py", *words, "--max_seconds=0").code == 0
@@ -483,23 +483,34 @@ def test_a_trial_whose_worker_lives_after_all_is_waited_for(command, tmp_path, m
     assert not any("deaths" in trial.user_attrs for trial in study.get_trials())
 
 
-def test_a_pause_is_a_quarter_of_a_lease_and_ends_at_a_stop(join):
-    study = join("a", lease=0.8)
-    trials = study.take(9, never)
-    begun = time.monotonic()
-    study.pause(never)
-    for trial in trials:
-        study.give_back(trial)
-    study.pause(never)
-    assert time.monotonic() - begun >= 0.4
-    join("b", lease=1e9).pause(lambda: True)
-
-
-def test_nobody_pauses_while_another_trial_waits(join):
-    study = join("a", lease=1e9)
+def test_what_is_postponed_comes_last_and_after_a_quarter_of_a_lease(join):
+    study = join("a", lease=2.0, num=3)
+    first = study.take(2, never)
+    study.postpone(first)
     [trial] = study.take(1, never)
-    study.give_back(trial)
-    study.pause(never)
+    assert trial.slot == 2
+    study.tell(trial, 1.0, {})
+    begun = time.monotonic()
+    assert study.take(1, never) == first
+    assert time.monotonic() - begun >= 0.5
+
+
+def test_a_stop_gives_back_what_was_postponed(join):
+    study = join("a", lease=1e9)
+    study.postpone(study.take(9, never))
+    assert study.take(9, lambda: True) == []
+    assert "RUNNING" not in {state for _, state in slots_by_state(study._study)}
+
+
+def test_what_has_begun_goes_on_before_another_begins(join):
+    """So that a search of short jobs ends its trials, in their groups, and learns from them."""
+    study = join("a", num=5)
+    first = study.take(2, never)
+    for trial in first:
+        study.give_back(trial)
+    again = study.take(3, never)
+    assert [trial.slot for trial in again] == [0, 1, 2]
+    assert [trial.setting for trial in again[:2]] == [trial.setting for trial in first]
 
 
 @pytest.mark.parametrize("how", ["--together", "--notogether"])
@@ -513,7 +524,7 @@ def test_one_that_seemed_dead_meets_who_goes_on_for_it(command, tmp_path, monkey
         return train_together(configs, workdirs, *rest, **named)
 
     monkeypatch.setattr(train, "train_together", train_any)
-    monkeypatch.setattr(search.Study, "pause", lambda study, stop: held[0].close())
+    monkeypatch.setattr(search.Study, "_pause", lambda study, stop: held[0].close())
     words = (*UNSCORED, "--grid=config.penalties.r1=1", "--seeds=2", TARGET, how)
     words += (f"--storage={tmp_path}/log", f"--workdir={tmp_path}/search")
     outcome = command("sweep.py", *words)
@@ -523,7 +534,10 @@ def test_one_that_seemed_dead_meets_who_goes_on_for_it(command, tmp_path, monkey
     storage = search.open_storage(f"{tmp_path}/log")
     study = optuna.load_study(study_name="search", storage=storage)
     assert slots_by_state(study) == {(0, "COMPLETE"): 1}
-    assert runs.read_metrics(place)[-1]["step"] == runs.read_metrics(place.parent / "seed_0")[-1]["step"]
+    assert (
+        runs.read_metrics(place)[-1]["step"]
+        == runs.read_metrics(place.parent / "seed_0")[-1]["step"]
+    )
 
 
 def test_a_search_trains_and_ranks(command, tmp_path):
