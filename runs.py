@@ -67,6 +67,8 @@ def check(workdir: Path, config: ConfigDict, init_from: Path | None = None) -> b
     try:
         _check_writable(workdir)
         if not (workdir / "config.json").exists():
+            if (workdir / "sweep.json").exists():
+                raise app.UsageError(f"workdir {workdir} holds a sweep: choose another --workdir")
             if remains := [x for x in ("checkpoints", "metrics.jsonl") if (workdir / x).exists()]:
                 raise app.UsageError(
                     f"workdir {workdir} has {' and '.join(remains)} but no config.json: no run "
@@ -467,7 +469,7 @@ def summary(workdir: Path, step: int, images: int, seconds: float, rate: float) 
         ("checkpoints", "checkpoints"),
         ("page", "report.html"),
     ):
-        if (workdir / place).exists():
+        if (workdir / place).is_file() or any((workdir / place).glob("*")):
             lines.append(f"  {name:12} {workdir / place}")
     lines.append(f"  {'TensorBoard':12} tensorboard --logdir={workdir}")
     return "\n".join(lines)

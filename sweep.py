@@ -30,7 +30,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,8 +137,6 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--init_from, --describe and --profile are for train.py")
     if train.joining():
         raise app.UsageError("--distributed and --coordinator are for train.py: see --storage")
-    if train.MAX_MEMBERS.value and not train.trains_together(base, train.TOGETHER.value):
-        raise app.UsageError("--max_members does nothing where runs train alone: --together")
     if train.DETERMINISTIC.value:
         runtime.be_deterministic()
     workdir = Path(os.path.expanduser(cli.WORKDIR.value or train.default_workdir(base, "sweep")))
@@ -165,8 +163,6 @@ def main(argv: list[str]) -> None:
     if space or STORAGE.value:
         train_trials(sweep, points, num, stop)
     else:
-        check_folder(sweep, runs.RESUMABLE)
-        remember(sweep)
         train_grid(sweep, members, stop)
     if signals:
         raise SystemExit(128 + signals[0])
@@ -383,14 +379,23 @@ def remember(sweep: Sweep) -> None:
 
 def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
     """Trains all runs, those of one structure through one program."""
-    groups = by_structure(members)
+    check_folder(sweep, runs.RESUMABLE)
+    groups = {sweep.workdir / f"group_{i}": g for i, g in enumerate(by_structure(members))}
+    ways = train.TOGETHER.value, train.MAX_MEMBERS.value
+    for folder, group in groups.items():
+        train.go_together(group[0].config, [run.workdir for run in group], folder, *ways)
+    remember(sweep)
     print(
         f"{len(members)} runs of {len(groups)} compiled program(s) in {sweep.workdir}", flush=True
     )
-    for i, group in enumerate(groups):
+
+    def trained() -> None:
+        write(sweep, [result_of(run) for run in members])
+
+    for folder, group in groups.items():
         if stop():  # before the next one's memory is measured, for which it is compiled
             break
-        train_group(sweep, group, sweep.workdir / f"group_{i}", train.TOGETHER.value, stop)
+        train_group(sweep, group, folder, train.TOGETHER.value, stop, trained)
         write(sweep, [result_of(run) for run in members], aloud=True)
 
 
@@ -420,9 +425,14 @@ def hold_programs(sweep: Sweep, run: Run) -> None:
 
 
 def train_group(
-    sweep: Sweep, group: list[Run], folder: Path, together: bool | None, stop: search.Stop
+    sweep: Sweep,
+    group: list[Run],
+    folder: Path,
+    together: bool | None,
+    stop: search.Stop,
+    trained: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains runs of one structure."""
+    """Trains runs of one structure; `trained` is as of `train.train_members`."""
     hold_programs(sweep, group[0])
     train.train_members(
         [run.config for run in group],
@@ -432,6 +442,7 @@ def train_group(
         together=together,
         max_members=train.MAX_MEMBERS.value,
         prepared=group[0].prepared,
+        trained=trained,
     )
 
 
@@ -441,6 +452,7 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
     Args:
       points: of the grid, the study's first settings.
     """
+    train.go_together(sweep.base, [], sweep.workdir, train.TOGETHER.value, train.MAX_MEMBERS.value)
     check_folder(sweep)
     place = STORAGE.value or search.sqlite_url(sweep.workdir / "search.db")
     if search.storage_file(place).resolve().parent == sweep.workdir.resolve():

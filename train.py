@@ -16,6 +16,7 @@ import functools
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -185,7 +186,8 @@ def run(config: ConfigDict) -> int:
     """What the command line asks for.
 
     Returns:
-      The exit code: 0; 1 of a run whose numbers are not finite; 128 + a signal that has stopped it.
+      The exit code: 0; 1 where the numbers of the run, or of all its members, are not finite;
+      128 + a signal that has stopped it.
     """
     ways = DESCRIBE, INIT_FROM, PROFILE, cli.WORKDIR
     hosts.check_same({"choice of flags": str([bool(flag.value) for flag in ways])})
@@ -194,8 +196,6 @@ def run(config: ConfigDict) -> int:
         checks.check_use(config, cli.load_page(), cli.overrides())
         if config.population == 1 and (TOGETHER.value is not None or MAX_MEMBERS.value):
             raise app.UsageError("--together and --max_members are for --config.population=N")
-        if MAX_MEMBERS.value and not trains_together(config, TOGETHER.value):
-            raise app.UsageError("--max_members does nothing where runs train alone: --together")
         if config.population > 1 and jax.process_count() > 1:
             raise app.UsageError("population is for one process: a sweep has a worker a machine")
     init_from, profile = (
@@ -222,8 +222,9 @@ def run(config: ConfigDict) -> int:
         train_and_evaluate(*settings)
     if signal_of_any := max(map(int, hosts.tell(str(signals[0] if signals else 0)))):
         return 128 + signal_of_any
-    rows = runs.read_metrics(workdir)
-    return int(config.population == 1 and bool(rows) and population.is_lost(rows[-1]))
+    workdirs = members_of(config, workdir)[1] if config.population > 1 else [workdir]
+    last = [runs.read_metrics(place)[-1:] for place in workdirs]
+    return int(all(rows and population.is_lost(rows[0]) for rows in last))
 
 
 def stopping(signals: list[int]) -> Callable[[], bool]:
@@ -413,7 +414,7 @@ def train_together(
     elif step == first_step and not course.ending:
         print(f"Nothing to do: num_steps is {config.num_steps:,}")
     rate = (step - compiled_step) * size / seconds[1]
-    place = folder if course.alone else folder.parent
+    place = Path(os.path.commonpath(workdirs))
     print(runs.summary(place, step, (step - first_step) * size, seconds[0], rate))
     if profile:
         traced = calls >= PROFILED_CALLS.start
@@ -432,6 +433,7 @@ def train_members(
     max_members: int | None = None,
     prepared: starts.Prepared | None = None,
     log_all: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    trained: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains runs of one `population.structure`: in one program, or one after the other through it.
 
@@ -440,21 +442,15 @@ def train_members(
     Args:
       configs, workdirs, init_from, stop, profile, prepared: as of `train_together`.
       folder: of what they have together.
-      together: in one program; None: where the platform gains.
-      max_members: of one program; None: as many as fit into memory.
+      together, max_members: as of `go_together`.
       log_all: as of `train_together`, where one program trains them all.
+      trained: called after each that trains alone, and each program of several.
     Raises:
       app.UsageError, OSError: as there.
     """
+    together = go_together(configs[0], workdirs, folder, together, max_members)
     prepared = prepared or starts.prepare(configs[0])
-    firsts = sorted(int(path.name.removeprefix("from_")) for path in folder.glob("from_*"))
-    apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
-    if together is None and (firsts or apart):
-        together = bool(firsts)
-    together = trains_together(configs[0], together)
-    if (together and apart) or (firsts and not together):
-        begun = "one after the other" if apart else "together"
-        raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
+    firsts = begun_parts(workdirs, folder)
     if together and not firsts and not stop():
         num_devices = devices.make_mesh(configs[0].devices).size
         if max_members is None:
@@ -463,6 +459,8 @@ def train_members(
             num_devices = min(num_devices, max_members)
             on_each = max_members // num_devices
         firsts = population.firsts(len(configs), num_devices, on_each)
+        for place in folder.glob("from_*"):  # of a start that came to nothing
+            shutil.rmtree(place)
         for first in firsts:  # a start with more memory has the same parts
             (folder / f"from_{first}").mkdir(parents=True)
     bounds = firsts or list(range(len(configs)))
@@ -481,6 +479,51 @@ def train_members(
                 prepared,
                 log_all if end - first == len(configs) else lambda rows: None,
             )
+            trained()
+
+
+def go_together(
+    config: ConfigDict,
+    workdirs: Sequence[Path],
+    folder: Path,
+    together: bool | None = None,
+    max_members: int | None = None,
+) -> bool:
+    """Whether runs train in one program: as they have begun, as told, or where the platform gains.
+
+    Args:
+      config: of one of them.
+      workdirs, folder: as of `train_members`.
+      together: as told; None: nothing is.
+      max_members: of one program; None: as many as fit into memory.
+    Raises:
+      app.UsageError: they cannot, or have begun in another way.
+    """
+    firsts = begun_parts(workdirs, folder)
+    apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
+    if together is None and (firsts or apart):
+        together = bool(firsts)
+    together = trains_together(config, together)
+    if (together and apart) or (firsts and not together):
+        begun = "one after the other" if apart else "together"
+        raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
+    if max_members and not together:
+        raise app.UsageError("--max_members does nothing where runs train alone: --together")
+    most = max((end - i for i, end in zip(firsts, [*firsts[1:], len(workdirs)])), default=0)
+    if max_members and most > max_members:
+        raise app.UsageError(
+            f"the runs of {folder} have begun {most} together, and go on so, without --max_members"
+        )
+    return together
+
+
+def begun_parts(workdirs: Sequence[Path], folder: Path) -> list[int]:
+    """The first members of the programs that runs have begun in; none of a row or state: none."""
+    parts = list(folder.glob("from_*"))
+    begun = any((place / "checkpoints").exists() for place in [*parts, *workdirs])
+    if begun or any(runs.read_metrics(place) for place in workdirs):
+        return sorted(int(place.name.removeprefix("from_")) for place in parts)
+    return []
 
 
 def members_on_each(config: ConfigDict, prepared: starts.Prepared) -> int:
@@ -526,11 +569,12 @@ def train_population(
     """Trains `population` runs that differ by their seeds, each in a folder of its own.
 
     Its own metrics.jsonl has the mean and the spread of theirs, row by row where one program trains
-    them all, else as soon as they end.
+    them all, else as soon as one has trained its own.
     Arguments and errors are those of `train_and_evaluate`, the last two those of `train_members`.
     """
-    trains_together(config, together)
     resuming = runs.check(workdir, config, init_from)
+    configs, workdirs = members_of(config, workdir)
+    go_together(config, workdirs, workdir, together, max_members)
     if resuming:
         init_from = runs.first_weights(workdir) or init_from
     prepared = starts.prepare(config)
@@ -538,12 +582,20 @@ def train_population(
         runs.create(workdir, config, resuming, prepared.dataset.facts, init_from),
         contextlib.closing(progress.CommonLog(workdir)) as common,
     ):
-        configs, workdirs = members_of(config, workdir)
-        ways = together, max_members, prepared, common.write
+
+        def complete() -> None:
+            common.complete(workdirs)
+            progress.write_page(workdir)
+
+        ways = together, max_members, prepared, common.write, complete
         train_members(configs, workdirs, workdir, init_from, stop, profile, *ways)
-        common.complete(workdirs)
-        progress.write_page(workdir)
-    print(f"{config.population} runs, mean and spread: {workdir / 'metrics.jsonl'}")
+        complete()
+    lost = [population.is_lost(row) for x in workdirs for row in runs.read_metrics(x)[-1:]]
+    if not all(lost):
+        num = f"{lost.count(False)} of {config.population} runs"
+        print(f"{num}, mean and spread: {workdir / 'metrics.jsonl'}")
+    elif lost:
+        print("No run has finite numbers any more")
 
 
 def _due(step: int, every: int, ending: bool) -> bool:

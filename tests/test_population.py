@@ -6,12 +6,14 @@ import functools
 import itertools
 import json
 import operator
+import os
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import app
 
 import batches
 import cli
@@ -346,6 +348,38 @@ def test_a_resume_need_not_name_the_donor_again(make_config, tmp_path, monkeypat
     for init_from in (tmp_path / "donor", None):
         train.train_population(config, tmp_path / "run", init_from)
     assert donors == [tmp_path / "donor"] * 2
+
+
+def test_a_refused_command_leaves_the_folder_as_it_was(make_config, tmp_path):
+    """It has begun one after the other; and a part too large for memory is divided before a row."""
+    changes = SMALL | {"population": 4, "num_steps": 2, "log_every": 1, "checkpoint_every": 1}
+    config = make_config("configs/digits.py:mescheder", changes)
+    train.train_population(config, tmp_path / "alone", together=False)
+    before = (tmp_path / "alone/config.json").read_text(), os.listdir(tmp_path / "alone")
+    longer = make_config("configs/digits.py:mescheder", changes | {"num_steps": 3})
+    for ways in ({"together": True}, {"max_members": 2}):
+        with pytest.raises(app.UsageError, match=r"have begun one after|does nothing where"):
+            train.train_population(longer, tmp_path / "alone", **ways)
+    after = (tmp_path / "alone/config.json").read_text(), os.listdir(tmp_path / "alone")
+    assert before == after
+
+    (tmp_path / "many/from_0").mkdir(parents=True)  # as of a start that came to nothing
+    train.train_population(config, tmp_path / "many", together=True, max_members=2)
+    assert {path.name for path in (tmp_path / "many").glob("from_*")} == {"from_0", "from_2"}
+    with pytest.raises(app.UsageError, match="have begun 2 together, and go on so, without"):
+        train.train_population(longer, tmp_path / "many", max_members=1)
+    train.train_population(longer, tmp_path / "many", max_members=2)
+    assert runs.read_metrics(tmp_path / "many/seed_3")[-1]["step"] == 3
+
+
+def test_all_are_lost(make_config, tmp_path, command):
+    """As a run alone would: exit code 1; and a mean that is none is not named."""
+    words = [f"--config.{field}={value}" for field, value in SMALL.items()]
+    words += ["--config.population=2", "--config.num_steps=4", "--config.log_every=2"]
+    words += ["--config.optimizer.generator.learning_rate=1e30", f"--workdir={tmp_path}"]
+    outcome = command("train.py", "--config=configs/digits.py:mescheder", *words)
+    assert outcome.code == 1
+    assert outcome.out.endswith("No run has finite numbers any more\n")
 
 
 @pytest.mark.parametrize("together", [False, True])
