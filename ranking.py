@@ -20,12 +20,14 @@ class Curve(NamedTuple):
     """A run: its folder, the rows of its metrics.jsonl, whether a search has ended it early.
 
     `failed` is why its setting gives no figure, whatever its rows are; empty where it does.
+    `unfinished`: it has steps to go.
     """
 
     workdir: Path
     rows: list[dict[str, Any]]
     pruned: bool = False
     failed: str = ""
+    unfinished: bool = False
 
 
 class Searched(NamedTuple):
@@ -46,6 +48,7 @@ class Rank(NamedTuple):
       num: how many have it, pruned ones aside.
       lost: how many have no finite numbers any more.
       pruned: how many a search has ended early.
+      unfinished: how many have steps to go, with a figure or without.
       failed: why the setting, or one that is the same, gives no figure.
     """
 
@@ -57,13 +60,14 @@ class Rank(NamedTuple):
     num: int
     lost: int
     pruned: int
+    unfinished: int
     failed: str = ""
 
 
 def rank(
     settings: dict[str, list[Curve]], target: str, distance: Callable[[float], float]
 ) -> list[Rank]:
-    """The settings, the best mean first.
+    """The settings, the best mean first; those with a lost or an unfinished run after the others.
 
     Args:
       settings: the runs by setting.
@@ -72,7 +76,7 @@ def rank(
     """
     found = []
     for setting, curves in settings.items():
-        values, lost, pruned = {}, 0, 0
+        values, lost, pruned, unfinished = {}, 0, 0, 0
         for curve in curves:
             if curve.failed:
                 continue
@@ -82,6 +86,7 @@ def rank(
             if curve.pruned:
                 pruned += 1
                 continue
+            unfinished += curve.unfinished
             value = last_value(curve.rows, target)
             if value is not None:
                 values[curve.workdir] = value
@@ -90,9 +95,14 @@ def rank(
         best_run = min(values, key=lambda run: distance(values[run]), default=None)
         best = values[best_run] if best_run else None
         failed = next((curve.failed for curve in curves if curve.failed), "")
-        counts = len(values), lost, pruned
+        counts = len(values), lost, pruned, unfinished
         found.append(Rank(setting, mean, deviation, best, best_run, *counts, failed))
-    return sorted(found, key=lambda r: math.inf if r.mean is None else distance(r.mean))
+
+    def order(r: Rank) -> tuple[bool, bool, float]:
+        away = math.inf if r.mean is None else distance(r.mean)
+        return r.mean is None, r.lost + r.unfinished > 0, away
+
+    return sorted(found, key=order)
 
 
 def last_value(rows: Sequence[dict[str, Any]], target: str) -> float | None:
@@ -110,12 +120,15 @@ def last_evaluation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def ranking_text(ranking: Sequence[Rank], target: str) -> str:
     """A table for a terminal, below what it is to be taken for."""
     width = max(len(target), *(len(r.setting) for r in ranking))
-    heads = f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}"
+    heads = (
+        f"{'mean':>11}{'+-':>11}{'best':>11}{'runs':>6}{'lost':>6}{'pruned':>8}{'unfinished':>12}"
+    )
     lines = [f"{target:{width}}{heads}"]
     for r in ranking:
         cells = "".join(f"{_figure(x):>11}" for x in (r.mean, r.deviation, r.best))
         reason = f"  failed: {r.failed}" if r.failed else ""
-        lines.append(f"{r.setting:{width}}{cells}{r.num:>6}{r.lost:>6}{r.pruned:>8}{reason}")
+        counts = f"{r.num:>6}{r.lost:>6}{r.pruned:>8}{r.unfinished:>12}"
+        lines.append(f"{r.setting:{width}}{cells}{counts}{reason}")
     return "\n".join([*_caution(target), *lines])
 
 
@@ -138,7 +151,8 @@ def sweep_page(
         reason = f" (failed: {r.failed})" if r.failed else ""
         label = f'<i style="background:{colour}"></i>{pages.text(r.setting + reason)}'
         numbers = [_figure(x) for x in (r.mean, r.deviation, r.best)]
-        lines.append([label, *numbers, str(r.num), str(r.lost), str(r.pruned)])
+        counts = [str(count) for count in (r.num, r.lost, r.pruned, r.unfinished)]
+        lines.append([label, *numbers, *counts])
         pictures = runs.sample_paths(r.best_run) if r.best_run else {}
         if pictures and r.best_run and r.setting in colours:
             image = pages.image(list(pictures.values())[-1], f"samples of {r.setting}")
@@ -153,14 +167,15 @@ def sweep_page(
     means = {name: population.mean_and_spread([c.rows for c in settings[name]]) for name in drawn}
     for metric in dict.fromkeys((target, *DRAWN)):
         curves = {name: charts.points(rows, metric) for name, rows in means.items()}
-        chart = charts.chart(curves, colours, metric)
+        chart = charts.chart(curves, colours, metric, log=True)
         drawings.append(f"<h2>{pages.text(metric)}</h2>{chart}")
-    heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned")
+    heads = ("setting", "mean", "deviation", "best", "runs", "lost", "pruned", "unfinished")
     body = [
         *(f"<p><strong>{pages.text(words)}</strong></p>" for words in _caution(target)),
         f"<p>Ranked by the last <code>{pages.text(target)}</code>: mean and deviation",
-        "over seeds. A lost run has no finite numbers any more, a pruned one was ended early, and",
-        "a setting that failed gave no figure.",
+        "over seeds. A lost run has no finite numbers any more, a pruned one was ended early, an",
+        "unfinished one has steps to go, and a setting that failed gave no figure. Settings with a",
+        "lost or an unfinished run come after those without.",
         f"Curves and samples: the best {len(drawn)} settings of {len(ranking)}.</p>",
         pages.table(heads, lines),
         *drawings,
@@ -173,7 +188,8 @@ def sweep_page(
 def _caution(target: str) -> list[str]:
     """A line where what ranks is no score."""
     words = (
-        f"Ranked by {target}, no score, which says little of quality: --config.eval_every=N scores"
+        f"Ranked by {target}, no score, which says little of quality: "
+        "--target=eval/METRIC ranks by one, with --config.eval_every=N"
     )
     return [] if target.startswith("eval/") else [words]
 

@@ -96,6 +96,8 @@ class Files(NamedTuple):
     starts: list[dict[str, Any]]
     pictures: dict[int, Path]
     step: int
+    members: list[Path]
+    alarms: list[tuple[dict[str, Any], str]]
 
 
 def write_run_page(workdir: Path, out: Path) -> None:
@@ -115,7 +117,14 @@ def read_files(workdir: Path) -> Files:
     checkpoints = [path.name for path in (workdir / "checkpoints").glob("*")]
     steps = [int(name) for name in checkpoints if name.isdigit()]
     step = max([0, *steps, *pictures, *(row["step"] for row in rows[-1:])])
-    return Files(workdir, config, rows, runs.read_starts(workdir), pictures, step)
+    members = sorted(path.parent for path in workdir.glob("seed_*/config.json"))
+    alarms = _alarms_of(rows)
+    for member in members:
+        own = _alarms_of(runs.read_metrics(member))
+        alarms += [(row, f"{member.name}: {text}") for row, text in own]
+    alarms.sort(key=lambda alarm: alarm[0]["step"])
+    starts = runs.read_starts(workdir)
+    return Files(workdir, config, rows, starts, pictures, step, members, alarms)
 
 
 def run_page(files: Files) -> str:
@@ -124,9 +133,10 @@ def run_page(files: Files) -> str:
     The same files give the same page.
     """
     folder = files.workdir.resolve()
-    members = sorted(path.parent for path in folder.glob("seed_*/config.json"))
     title = f"{folder.parent.name}/{folder.name}" if folder.name[:5] == "seed_" else folder.name
-    samples, script = _timeline(files) if not members else (_member_samples(members), "")
+    samples, script = (
+        _timeline(files) if not files.members else (_member_samples(files.members), "")
+    )
     body = [
         _status(files),
         samples,
@@ -169,7 +179,7 @@ def _status(files: Files) -> str:
         )
     if "members" in last:
         tiles.append(("runs", f"{last['members']} of {config.population}"))
-    tiles.append(("alarms", str(len(_alarms_of(rows)))))
+    tiles.append(("alarms", str(len(files.alarms))))
     cells = "".join(f"<div><dt>{pages.text(k)}</dt><dd>{v}</dd></div>" for k, v in tiles)
     words = pages.text(words[0].upper() + words[1:])
     return f'<p class="status">{words}.</p><dl class="tiles">{cells}</dl>'
@@ -281,7 +291,7 @@ def _run_charts(files: Files) -> str:
     rows, config = files.rows, files.config
     names = list(dict.fromkeys(name for row in rows for name in row))
     train = [x for x in names if x.startswith("train/") and not x.endswith("_std")]
-    marks = [(row["images"], f"step {row['step']:,}: {text}") for row, text in _alarms_of(rows)]
+    marks = [(row["images"], f"step {row['step']:,}: {text}") for row, text in files.alarms]
     groups = (*GROUPS, ("Penalties", "penalty", tuple(config.penalties)))
     figures = []
     for heading, axis, members in groups:
@@ -338,7 +348,7 @@ def _figure_of(
 
 def _alarms(files: Files) -> str:
     """The last of them, newest first."""
-    found = _alarms_of(files.rows)
+    found = files.alarms
     if not found:
         return "<h2>Alarms</h2><p>There was none.</p>"
     lines = [[f"{row['step']:,}", pages.text(text)] for row, text in reversed(found[-MOST_ALARMS:])]

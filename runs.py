@@ -54,6 +54,7 @@ RESUMABLE = (
 )
 
 
+SHOWN = 10  # runs of a folder in a line
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no mistake of the user's
 
 
@@ -90,7 +91,7 @@ def check(workdir: Path, config: ConfigDict, init_from: Path | None = None) -> b
             "Resume it with its own, or choose another --workdir"
         )
     donor = first_weights(workdir)
-    if init_from and read_starts(workdir) and init_from.resolve() != donor:
+    if init_from and read_starts(workdir) and init_from.resolve() != (donor and donor.resolve()):
         raise app.UsageError(
             f"init_from is for a new run, and workdir {workdir} holds one that began with "
             f"{f'the weights of {donor}' if donor else 'weights of its own'}"
@@ -123,6 +124,14 @@ def read_config(workdir: Path) -> dict[str, Any]:
     Raises:
       app.UsageError: there is no run.
     """
+    if not (workdir / "config.json").exists():
+        below = sorted(workdir.glob("seed_*/config.json")) or sorted(
+            workdir.glob("*/seed_*/config.json")
+        )
+        if below:
+            names = ", ".join(str(path.parent) for path in below[:SHOWN])
+            more = f" and {len(below) - SHOWN} more" if len(below) > SHOWN else ""
+            raise app.UsageError(f"{workdir} holds several runs: choose one of {names}{more}")
     try:
         config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:

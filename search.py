@@ -96,7 +96,7 @@ def read_range(text: str, kind: type) -> Range | list[str]:
       app.UsageError: they are none.
     """
     match = re.fullmatch(r"(log:)?([^:]+):([^:]+)", text)
-    if not match:
+    if not match or kind is str:  # which may have a colon
         values = split_values(text)
         if len(values) < 2:
             raise app.UsageError(f"{text!r}: write log:LO:HI, LO:HI or VALUE,VALUE")

@@ -281,11 +281,18 @@ def hash_of(arrays: Any) -> str:
 
 
 def last_step(workdir: Path, config: ConfigDict, step: int) -> int:
-    """Up to which a run that goes on from `step` keeps its rows: all, if it stopped at a NaN."""
-    rows = runs.read_metrics(workdir)
-    kept = (workdir / NOT_FINITE / "config.json").exists()  # the last that such a stop writes
-    stopped = kept and config.on_nan == "stop" and rows and population.is_lost(rows[-1])
-    return max(step, rows[-1]["step"]) if stopped else step
+    """Up to which a run that goes on from `step` keeps its rows: all, if it stopped at a NaN.
+
+    It has where nothing is to be tried, or no more than was before that stop.
+    """
+    rows, place = runs.read_metrics(workdir), workdir / NOT_FINITE
+    kept = (place / "config.json").exists()  # the last that such a stop writes
+    if not (kept and rows and population.is_lost(rows[-1])):
+        return step
+    before = runs.completed(runs.flatten(runs.read_config(place)))
+    tried = before["max_rollbacks"] if before["on_nan"] == "rollback" else 0
+    to_try = config.max_rollbacks if config.on_nan == "rollback" else 0
+    return step if to_try > tried else max(step, rows[-1]["step"])
 
 
 def find_best(member: Member) -> None:

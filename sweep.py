@@ -150,22 +150,27 @@ def main(argv: list[str]) -> None:
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     known: dict[tuple, starts.Prepared] = {}
     settings = [{**point, **ends} for point in points for ends in ends_of(space)]
-    members = [
-        run
-        for i, setting in enumerate(settings)
-        for run in make_runs(base, setting, SEEDS.value, workdir / folder_name(i, setting), known)
-    ]
+    members = []
+    for i, setting in enumerate(settings):
+        place = workdir / folder_name(i, setting)
+        try:
+            members += make_runs(base, setting, SEEDS.value, place, known)
+        except app.UsageError as error:
+            whose = f"{setting_name(setting)}: " if setting else ""
+            raise app.UsageError(f"{whose}{error}") from error
     check_differ(members)
     target = choose_target(members, TARGET.value)
     sweep = Sweep(base, grid, space, SEEDS.value, target, workdir, known, set())
     signals = cli.remember_signals()
     stop = train.stopping(signals)
     if space or STORAGE.value:
-        train_trials(sweep, points, num, stop)
+        results = train_trials(sweep, points, num, stop)
     else:
-        train_grid(sweep, members, stop)
+        results = train_grid(sweep, members, stop)
     if signals:
         raise SystemExit(128 + signals[0])
+    if results and all(result.state in ("lost", "failed") for result in results):
+        raise SystemExit(1)
 
 
 def check_number(points: int, searching: bool) -> int:
@@ -304,7 +309,10 @@ def choose_target(members: Sequence[Run], name: str | None) -> str:
         try:
             checks.check_metrics(config, run.prepared.gan, run.prepared.judge)
         except app.UsageError as error:
-            raise app.UsageError(str(error).replace("target.metric", "--target")) from error
+            words = str(error).replace("target.metric", "--target")
+            if not name:
+                words = f"{words}. Choose a --target that all settings have"
+            raise app.UsageError(f"{setting_name(run.setting)}: {words}") from error
     return target
 
 
@@ -322,8 +330,15 @@ def without(fields: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name.split(".")[0] not in fields}
 
 
-def same(before: dict[str, Any], now: dict[str, Any], resumable: Sequence[str] = ()) -> bool:
-    """Whether what was swept is this sweep.
+def same(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether what was swept is this sweep."""
+    return not differences(before, now)
+
+
+def differences(
+    before: dict[str, Any], now: dict[str, Any], resumable: Sequence[str] = ()
+) -> list[str]:
+    """Why what was swept is not this sweep, in words; empty where it is.
 
     Args:
       before: `swept` of this revision or an older one, which lacks fields, and has a machine's.
@@ -331,11 +346,21 @@ def same(before: dict[str, Any], now: dict[str, Any], resumable: Sequence[str] =
       resumable: fields that may be others than before.
     """
     free = [*OF_A_MACHINE, *resumable]
-    configs = [without(free, runs.completed(each["config"])) for each in (before, now)]
-    others = [each | {"config": None} for each in (before, now)]
+    old, new = (
+        {f"config.{k}": v for k, v in without(free, runs.completed(each["config"])).items()}
+        | {f"--{key}": value for key, value in each.items() if key != "config"}
+        for each in (before, now)
+    )
+    found = [
+        f"{name} ({old.get(name)} there, {new.get(name)} now)"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name)
+    ]
     # Folders have their names, and states their places, by the order of the fields.
     orders = [[list(each.get(key, {})) for key in ("grid", "search")] for each in (before, now)]
-    return configs[0] == configs[1] and others[0] == others[1] and orders[0] == orders[1]
+    if not found and orders[0] != orders[1]:
+        found.append(f"fields in another order ({', '.join([*orders[0][0], *orders[0][1]])} there)")
+    return found
 
 
 def check_folder(sweep: Sweep, resumable: Sequence[str] = ()) -> None:
@@ -351,8 +376,11 @@ def check_folder(sweep: Sweep, resumable: Sequence[str] = ()) -> None:
     try:
         if file.exists():
             before = json.loads(file.read_text())
-            if not same(before, now, resumable):
-                raise app.UsageError(f"workdir {workdir} holds another sweep: {file} says which")
+            if changed := differences(before, now, resumable):
+                raise app.UsageError(
+                    f"workdir {workdir} holds another sweep: {', '.join(changed)}. "
+                    "Go on with its own command, or choose another --workdir"
+                )
         elif workdir.exists() and any(p for p in workdir.iterdir() if "sweep.json" not in p.name):
             raise app.UsageError(f"workdir {workdir} is not empty, and holds no sweep")
     except OSError as error:
@@ -377,8 +405,8 @@ def remember(sweep: Sweep) -> None:
         raise app.UsageError(f"workdir {sweep.workdir}: {error.strerror}") from error
 
 
-def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
-    """Trains all runs, those of one structure through one program."""
+def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> list[Result]:
+    """Trains all runs, those of one structure through one program; what has become of them."""
     check_folder(sweep, runs.RESUMABLE)
     groups = {sweep.workdir / f"group_{i}": g for i, g in enumerate(by_structure(members))}
     ways = train.TOGETHER.value, train.MAX_MEMBERS.value
@@ -397,6 +425,7 @@ def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> None:
             break
         train_group(sweep, group, folder, train.TOGETHER.value, stop, trained)
         write(sweep, [result_of(run) for run in members], aloud=True)
+    return [result_of(run) for run in members]
 
 
 def by_structure(members: Sequence[Run]) -> list[list[Run]]:
@@ -446,11 +475,15 @@ def train_group(
     )
 
 
-def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: search.Stop) -> None:
+def train_trials(
+    sweep: Sweep, points: list[dict[str, str]], num: int, stop: search.Stop
+) -> list[Result]:
     """Trains what a study asks for, until it has `num` settings; other workers may do the same.
 
     Args:
       points: of the grid, the study's first settings.
+    Returns:
+      What has become of the study's runs.
     """
     train.go_together(sweep.base, [], sweep.workdir, train.TOGETHER.value, train.MAX_MEMBERS.value)
     check_folder(sweep)
@@ -482,6 +515,7 @@ def train_trials(sweep: Sweep, points: list[dict[str, str]], num: int, stop: sea
         write(sweep, results, aloud=not all(reasons))
         if reasons and all(reasons) and not stop():
             raise app.UsageError(f"no setting could be trained: {reasons[0]}")
+    return results
 
 
 def train_asked(
@@ -650,7 +684,8 @@ def curves_of(results: Sequence[Result]) -> dict[str, list[ranking.Curve]]:
     curves: dict[str, list[ranking.Curve]] = {}
     for result in results:
         pruned = result.state == "pruned"
-        curve = ranking.Curve(result.workdir, result.rows, pruned, result.reason)
+        unfinished = result.state in ("running", "not begun")
+        curve = ranking.Curve(result.workdir, result.rows, pruned, result.reason, unfinished)
         curves.setdefault(setting_name(result.setting), []).append(curve)
     return curves
 

@@ -258,17 +258,21 @@ def dirac_rows(losses: Sequence[str]) -> list[dict[str, Any]]:
                     "distance_mean": float(distances.mean()),
                     "distance_std": float(distances.std(ddof=1)),
                 }
-                if loss in PRODUCTS and np.isfinite(gamma):
-                    expected = field_eigenvalues(loss, gamma)
+                if np.isfinite(gamma):
                     steps = np.linalg.eigvals(step_jacobian(gan, state, batch))
-                    radii = map(abs, step_eigenvalues(loss, gamma, rule, RATE))
                     row |= {
                         "largest_real": float(found.real.max()),
-                        "largest_real_closed_form": max(x.real for x in expected),
                         "largest_imaginary": float(found.imag.max()),
-                        "largest_imaginary_closed_form": max(x.imag for x in expected),
                         "step_radius": float(abs(steps).max()),
-                        "step_radius_closed_form": max(radii),
+                    }
+                if np.isfinite(gamma) and loss in PRODUCTS:
+                    expected = field_eigenvalues(loss, gamma)
+                    row |= {
+                        "largest_real_closed_form": max(x.real for x in expected),
+                        "largest_imaginary_closed_form": max(x.imag for x in expected),
+                        "step_radius_closed_form": max(
+                            map(abs, step_eigenvalues(loss, gamma, rule, RATE))
+                        ),
                     }
                 rows.append(row)
         print(f"Dirac-GAN: {loss}", flush=True)
@@ -418,6 +422,8 @@ def dirac_table(rows: list[dict[str, Any]]) -> str:
 def _complex(row: dict[str, Any], end: str) -> str:
     if "largest_real" not in row:
         return "not differentiable"
+    if f"largest_real{end}" not in row:
+        return "not known"
     real, imaginary = (
         round(row[f"largest_{part}{end}"], 4) + 0.0 for part in ("real", "imaginary")
     )

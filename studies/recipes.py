@@ -77,13 +77,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--out={out}: it is a folder, not a file")
     if out.suffix == ".csv":
         raise app.UsageError(f"--out={out}: the runs' file is called so, beside the table's")
-    check([read_config(recipe, 0) for recipe in RECIPES.value])  # no mistake waits for its turn
+    seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
+    ends = seeds[0], seeds[-1]
+    check([read_config(recipe, seed) for recipe in RECIPES.value for seed in ends])
     if MINUTES.value:
         for recipe in RECIPES.value:
             print(f"{recipe}: {rate(recipe, MINUTES.value):.3g} steps/s", flush=True)
     rows = []
     for recipe in RECIPES.value:  # seeds share a compiled step
-        for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
+        for seed in seeds:
             rows.append(train_and_score(recipe, seed))
             print(rows[-1], flush=True)
     tables.write_csv(out.with_suffix(".csv"), rows)
@@ -92,6 +94,8 @@ def main(argv: list[str]) -> None:
 
 def check(configs: list[ConfigDict]) -> None:
     """All can be trained, by one run a seed, and compared: on the same data, by the same scores.
+
+    No mistake is to wait for its turn.
 
     Raises:
       app.UsageError: they cannot.

@@ -397,6 +397,12 @@ def test_a_population_has_pages(tmp_path, command):
     assert len(both.elements["img"]) == 2
     assert "<polygon " in (workdir / "report.html").read_text()
     assert "d_loss_std" not in both.text
+    assert "There was none." in both.text
+    log = workdir / "seed_1/metrics.jsonl"
+    [*rows, last] = runs.read_metrics(workdir / "seed_1")
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, last | {"alarms": ["odd"]}]))
+    report.write_run_page(workdir, workdir / "report.html")
+    assert "seed_1: odd" in read(workdir).text
 
 
 def test_a_page_that_cannot_be_made_costs_nothing(finished, tmp_path, monkeypatch, capsys):

@@ -79,6 +79,7 @@ def test_a_range_is_read():
     assert search.read_range("log:1e-2:10", float) == search.Range(0.01, 10.0, True, False)
     assert search.read_range("1:8", int) == search.Range(1, 8, False, True)
     assert search.read_range("(8,4),(4,2)", tuple) == ["(8,4)", "(4,2)"]
+    assert search.read_range("folder:/a,digits", str) == ["folder:/a", "digits"]
     mistakes = ("3:1", "1:1", "log:0:1", "a:b", "hinge", "a,a", "nan:1", "1:inf")
     for text in mistakes:
         with pytest.raises(app.UsageError):
@@ -614,7 +615,7 @@ def test_a_trial_that_does_worse_is_pruned(command, tmp_path, monkeypatch):
     assert states.pop("6") == ("pruned", "10")  # a call after the row that says so
     assert set(states.values()) == {("done", "20")}
     assert "6" not in outcome.out.splitlines()[-6].split()[0]
-    assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", "-", "-", "-", "0", "0", "1"]
+    assert outcome.out.splitlines()[-1].split() == ["penalties.r1=6", *"---0010"]
 
 
 def test_a_trial_that_has_failed_is_in_the_table(command, tmp_path):

@@ -69,6 +69,16 @@ def test_the_field_is_the_games():
     np.testing.assert_allclose(found, [sigma * psi, -sigma * theta], rtol=1e-6)
 
 
+def test_a_loss_without_closed_forms_is_measured(monkeypatch):
+    """As of a fork."""
+    monkeypatch.setattr(convergence, "PRODUCTS", {})
+    monkeypatch.setattr(convergence, "PENALTIES", ((),))
+    monkeypatch.setattr(convergence, "DIRAC_STEPS", 2)
+    rows = convergence.dirac_rows(["wasserstein"])
+    assert rows[0]["largest_imaginary"] == pytest.approx(1.0)
+    assert "`wasserstein` | none | 0.0000 + 1.0000i | not known |" in convergence.dirac_table(rows)
+
+
 def test_it_writes_figures_and_tables(tmp_path):
     words = [f"--out={tmp_path}", "--seeds=1", "--num_steps=20", "--loss=wasserstein"]
     result = run_study("convergence", *words)

@@ -112,11 +112,11 @@ def test_the_page_ranks_and_shows(finished_sweep):
     lines = [line for line in printed.splitlines() if "learning_rate=" in line and "loss=" in line]
     ranked = [line for line in lines if not line.startswith(("Training", " ", "Step", "/"))][-4:]
     assert ranked[0].startswith(f"loss={best}, optimizer.generator.learning_rate=1e-3")
-    mean, deviation, least = (float(x) for x in ranked[0].split()[-6:-3])
+    mean, deviation, least = (float(x) for x in ranked[0].split()[-7:-4])
     assert mean == pytest.approx(np.mean(values[best]), rel=1e-3)
     assert deviation == pytest.approx(np.std(values[best], ddof=1), rel=1e-3)
     assert least == pytest.approx(min(values[best]), rel=1e-3)
-    assert [line.split()[-6:] for line in ranked[2:]] == [["-", "-", "-", "0", "2", "0"]] * 2
+    assert [line.split()[-7:] for line in ranked[2:]] == [[*"---0200"]] * 2
     assert page.count("<img ") == 2  # of the settings that have a best run
     assert page.count("<svg ") == 3
     assert page.count("<polyline ") == page.count("<circle ") == 3 * 2
@@ -244,12 +244,72 @@ def test_a_mistake_is_one_line(command, tmp_path, mistake):
     assert not workdir.exists()
 
 
+def test_a_mistake_names_its_setting(command, tmp_path):
+    words = [*UNSCORED, "--grid=config.loss=hinge,non_saturating", f"--workdir={tmp_path}/sweep"]
+    outcome = command("sweep.py", *words, "--grid=config.batch_size=8,5000")
+    assert "sweep.py: loss=hinge, batch_size=5000: batch_size=5000 is larger than" in outcome.err
+    words = [*WORDS, f"--workdir={tmp_path}/sweep"]
+    outcome = command("sweep.py", *words, "--grid=config.dataset=digits,ring")
+    assert "sweep.py: dataset=ring: " in outcome.err
+    assert "Choose a --target that all settings have" in outcome.err
+
+
+def test_all_are_lost(command, tmp_path):
+    rates = "--grid=config.optimizer.generator.learning_rate=1e25,1e30"
+    for how in ("--together", "--notogether"):
+        outcome = command("sweep.py", *UNSCORED, rates, how, f"--workdir={tmp_path}/{how}")
+        assert outcome.code == 1, outcome.err
+        assert [row["state"] for row in table(tmp_path / how)] == ["lost", "lost"]
+
+
+def test_the_table_grows_with_each_run(command, tmp_path, monkeypatch):
+    """Where runs train alone; and one that is yet to come makes its setting unfinished."""
+    train_together, found = train.train_together, []
+
+    def look(configs, workdirs, *rest, **words):
+        if (tmp_path / "sweep/sweep.csv").exists():
+            found.append([row["state"] for row in table(tmp_path / "sweep")])
+        return train_together(configs, workdirs, *rest, **words)
+
+    monkeypatch.setattr(train, "train_together", look)
+    words = [*UNSCORED, "--grid=config.penalties.r1=1,2,3", f"--workdir={tmp_path}/sweep"]
+    assert command("sweep.py", *words, "--notogether").code == 0
+    assert found == [["done", "not begun", "not begun"], ["done", "done", "not begun"]]
+
+
+def test_how_runs_have_begun_is_asked_before_a_file_changes(command, tmp_path):
+    words = [*UNSCORED, "--grid=config.penalties.r1=1,2", f"--workdir={tmp_path}/sweep"]
+    assert command("sweep.py", *words, "--together").code == 0
+    before = (tmp_path / "sweep/sweep.json").read_text()
+    outcome = command("sweep.py", *words, "--config.num_steps=30", "--notogether")
+    assert outcome.code == 2
+    assert "have begun together, and go on so" in outcome.err
+    assert (tmp_path / "sweep/sweep.json").read_text() == before
+
+
+def test_a_sweep_is_no_run(command, finished_sweep):
+    workdir, _ = finished_sweep
+    outcome = command("train.py", *WORDS, f"--workdir={workdir}")
+    assert outcome.code == 2
+    assert f"workdir {workdir} holds a sweep" in outcome.err
+    [setting, *_] = sorted(workdir.glob("000*"))
+    for place, last in ((workdir, f"{workdir}/"), (setting, f"{setting}/seed_1\n")):
+        outcome = command("evaluate.py", f"--workdir={place}")
+        assert outcome.code == 2
+        assert f"{place} holds several runs: choose one of {setting}/seed_0, " in outcome.err
+        assert last in outcome.err
+
+
 def test_a_folder_of_something_else_is_left_untouched(command, tmp_path, finished_sweep):
     workdir, _ = finished_sweep
     before = (workdir / "sweep.json").read_bytes()
     outcome = command("sweep.py", *WORDS, *GRID, "--seeds=3", f"--workdir={workdir}")
     assert outcome.code == 2
-    assert "holds another sweep" in outcome.err
+    assert f"{workdir} holds another sweep: --seeds (2 there, 3 now). Go on with" in outcome.err
+    outcome = command("sweep.py", *WORDS, *reversed(GRID), f"--workdir={workdir}")
+    assert "fields in another order (loss, optimizer.generator.learning_rate there)" in outcome.err
+    outcome = command("sweep.py", *WORDS, *GRID, "--config.latent_dim=9", f"--workdir={workdir}")
+    assert "another sweep: config.latent_dim (" in outcome.err
     assert (workdir / "sweep.json").read_bytes() == before
     (tmp_path / "file").touch()
     outcome = command("sweep.py", *WORDS, *GRID, f"--workdir={tmp_path}")
@@ -358,11 +418,31 @@ def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
         "c": [curve("e"), curve("f", 0.0)._replace(pruned=True)],
     }
     found = ranking.rank(settings, "x", lambda value: value)
-    assert [r.setting for r in found] == ["b", "a", "c"]
-    assert found[0][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0, "")
-    assert found[1][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0, "")
-    assert found[2][1:] == (None, None, None, None, 0, 0, 1, "")
-    assert [r.setting for r in ranking.rank(settings, "x", lambda value: -value)] == ["a", "b", "c"]
+    assert [r.setting for r in found] == ["a", "b", "c"]
+    assert found[0][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0, 0, "")
+    assert found[1][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0, 0, "")
+    assert found[2][1:] == (None, None, None, None, 0, 0, 1, 0, "")
+    settings["d"] = [curve("g", 2.0)]
+    assert [r.setting for r in ranking.rank(settings, "x", lambda v: -v)] == ["a", "d", "b", "c"]
+
+
+def test_a_setting_that_is_unfinished_comes_after_those_that_are_done(tmp_path):
+    def curve(name, value, unfinished=False):
+        rows = [{"step": 1, "images": 1, "seconds": 1, "eval/num_samples": 9, "eval/fid": value}]
+        return ranking.Curve(tmp_path / name, rows, unfinished=unfinished)
+
+    settings = {
+        "going": [curve("a", 1.0), curve("b", 2.0, unfinished=True)],
+        "done": [curve("c", 3.0), curve("d", 5.0)],
+        "not begun": [ranking.Curve(tmp_path / "e", [], unfinished=True)],
+    }
+    found = ranking.rank(settings, "eval/fid", float)
+    assert [(r.setting, r.mean, r.unfinished) for r in found] == [
+        ("done", 4.0, 0), ("going", 1.5, 1), ("not begun", None, 1),
+    ]  # fmt: skip
+    [_, done, going, _] = ranking.ranking_text(found, "eval/fid").splitlines()
+    assert done.split()[-1] == "0"
+    assert going.split()[-1] == "1"
 
 
 def test_a_last_evaluation_without_the_target_gives_no_older_one(tmp_path):

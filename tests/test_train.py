@@ -283,13 +283,35 @@ def test_it_rolls_back(make_config, tmp_path, not_finite_from_step):
         assert_same_run(tmp_path / "whole", place)
 
 
-def test_rollbacks_have_an_end(make_config, tmp_path, not_finite_from_step):
+def test_it_rolls_back_to_a_stop_where_no_checkpoint_was_due(
+    make_config, tmp_path, not_finite_from_step
+):
+    """`checkpoint_every` has grown beyond all that there are."""
+    config = make_config(changes=NAN | {"on_nan": "rollback", "num_steps": 50})
+    not_finite_from_step(60, 0.6 * config.optimizer.generator.learning_rate)
+    train.train_and_evaluate(config, tmp_path)
+    longer = {"on_nan": "rollback", "checkpoint_every": 80}
+    train.train_and_evaluate(make_config(changes=NAN | longer), tmp_path)
+    [alarm] = [row["alarms"] for row in rows(tmp_path) if "alarms" in row]
+    assert alarm == ["rolled back to step 50: 1 time(s) so far"]
+
+
+def test_rollbacks_have_an_end(make_config, tmp_path, not_finite_from_step, capsys):
     not_finite_from_step(60)
     config = make_config(changes=NAN | {"on_nan": "rollback", "max_rollbacks": 2})
     train.train_and_evaluate(config, tmp_path)
     assert rows(tmp_path)[-1]["alarms"] == ["rolled back to step 50: 2 time(s) so far"]
     assert rows(tmp_path)[-1]["train/d_loss"] is None
     assert (tmp_path / "not_finite").is_dir()
+    before = [row["step"] for row in rows(tmp_path)], (tmp_path / "not_finite").stat().st_mtime_ns
+    capsys.readouterr()
+    train.train_and_evaluate(config, tmp_path)  # nothing is tried again
+    assert "a --config.max_rollbacks above 2 tries again" in capsys.readouterr().err
+    after = [row["step"] for row in rows(tmp_path)], (tmp_path / "not_finite").stat().st_mtime_ns
+    assert before == after
+    more = make_config(changes=NAN | {"on_nan": "rollback", "max_rollbacks": 3})
+    train.train_and_evaluate(more, tmp_path)
+    assert rows(tmp_path)[-1]["alarms"] == ["rolled back to step 50: 3 time(s) so far"]
 
 
 @pytest.mark.slow
@@ -526,6 +548,8 @@ def test_a_command_with_init_from_goes_on_where_it_is_started_again(make_config,
     again = train.train_and_evaluate(config, heir, init_from=donor)
     assert (int(first.step), int(again.step)) == (5, 8)
     assert [start["init_from"] for start in runs.read_starts(heir)] == [str(donor)] * 2
+    donor.symlink_to(tmp_path / "moved")
+    train.train_and_evaluate(config, heir, init_from=donor)
 
 
 def test_a_run_without_checkpoints(make_config, tmp_path):
