@@ -79,7 +79,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--out={out}: the runs' file is called so, beside the table's")
     seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
     ends = seeds[0], seeds[-1]
-    check([read_config(recipe, seed) for recipe in RECIPES.value for seed in ends])
+    results = [path(recipe, str(seed), ".json") for recipe in RECIPES.value for seed in seeds]
+    done = all(result.exists() for result in results)
+    check([read_config(recipe, seed) for recipe in RECIPES.value for seed in ends], done)
     if MINUTES.value:
         for recipe in RECIPES.value:
             print(f"{recipe}: {rate(recipe, MINUTES.value):.3g} steps/s", flush=True)
@@ -92,10 +94,10 @@ def main(argv: list[str]) -> None:
     out.write_text(table(rows))
 
 
-def check(configs: list[ConfigDict]) -> None:
+def check(configs: list[ConfigDict], done: bool) -> None:
     """All can be trained, by one run a seed, and compared: on the same data, by the same scores.
 
-    No mistake is to wait for its turn.
+    No mistake is to wait for its turn. Where all is done the table needs no data.
 
     Raises:
       app.UsageError: they cannot.
@@ -106,7 +108,7 @@ def check(configs: list[ConfigDict]) -> None:
             raise app.UsageError(f"recipes are compared by one {field}, not {', '.join(values)}")
     if configs[0].population > 1:
         raise app.UsageError("population is not for this study: --seeds=N")
-    for config in configs:
+    for config in [] if done else configs:
         starts.prepare(config, prepared(config.conditional))
 
 
