@@ -93,8 +93,8 @@ class Course:
         stopped = not others and population.is_lost(first.log.last)
         if stopped and hosts.is_first():
             way = "--config.on_nan=rollback goes on from the last checkpoint"
-            if first.config.on_nan == "rollback":
-                way = f"a --config.max_rollbacks above {first.config.max_rollbacks} tries again"
+            if tried := starts.tried_rollbacks(first.workdir):
+                way += f", with a --config.max_rollbacks above {tried}"
             words = f"{first.workdir} has stopped at numbers that are not finite: {way}"
             tqdm.write(words, file=sys.stderr)
         self.ending = stopped or self.reached or not self.going

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 import platform
 import re
 import threading
@@ -194,7 +193,7 @@ class Study:
         lease: float,
         patience: int,
         workdir: Path,
-        same: Callable[[Any, Any], bool] = operator.eq,
+        differences: Callable[[Any, Any], Sequence[str]],
     ):
         """Joins the study, or makes it; nothing is written elsewhere before the context begins.
 
@@ -209,7 +208,7 @@ class Study:
           patience: steps of a trial before which it is not compared with others.
           workdir: the sweep's folder, whose name is the study's; of workers that share it on one
             machine, only those are dead whose process is.
-          same: whether what the study's first worker gave for `swept` is no other search.
+          differences: why what the study's first worker gave for `swept` is another search.
         """
         import optuna
 
@@ -227,9 +226,10 @@ class Study:
             others = self._study.user_attrs["sweep"]
         except optuna.exceptions.StorageInternalError as error:
             raise no_answer(error) from error
-        if not same(others, swept):
+        if changed := differences(others, swept):
             raise app.UsageError(
-                f"study {name} of the storage is another search: choose another --workdir"
+                f"study {name} of the storage is another search: {', '.join(changed)}. Choose "
+                "another --workdir"
             )
         self._begin_with = begin_with
         self._folder = workdir / "workers"
@@ -237,7 +237,7 @@ class Study:
         self._lock = filelock.FileLock(self._folder / self._worker)
         self._taking = filelock.FileLock(self._folder / "taking")  # SQLite cannot lock a row
         self._held: dict[int, optuna.Trial] = {}
-        self._postponed: list[Trial] = []
+        self._postponed: list[list[Trial]] = []
         self._marks: dict[int, tuple[Any, float]] = {}  # of others' trials, and since when
         self._closing = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -251,6 +251,9 @@ class Study:
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         self._closing.set()
         self._renewing.join(timeout=5)
+        if isinstance(error, app.UsageError):  # of a command, not the doing of its trials
+            for number in list(self._held):
+                self._give_back(number)
         self._lock.release()
         if not self._held:
             with contextlib.suppress(OSError):
@@ -288,7 +291,7 @@ class Study:
                 return taken
             if self._postponed:
                 self._pause(stop)
-                taken, self._postponed = self._postponed, []
+                taken = self._postponed.pop(0)
                 break
             if not waiting:
                 print("Waiting for the trials of other workers", flush=True)
@@ -296,14 +299,18 @@ class Study:
             time.sleep(min(1.0, self._lease / 4))
         if taken and not stop():
             return taken
-        for trial in [*taken, *self._postponed]:
+        for trial in sum(self._postponed, taken):
             self.give_back(trial)
         self._postponed = []
         return []
 
     def postpone(self, trials: Sequence[Trial]) -> None:
-        """Keeps trials for which another process holds a folder, until there is nothing else."""
-        self._postponed += trials
+        """Keeps trials of one program, of which another process holds a folder.
+
+        `take` gives them, and no other beside them, where there is nothing else.
+        """
+        if trials:
+            self._postponed.append(list(trials))
 
     def _pause(self, stop: Stop) -> None:
         """A quarter of a lease, or until `stop` says so."""
@@ -354,9 +361,12 @@ class Study:
 
     def give_back(self, trial: Trial) -> None:
         """Queues a trial again that this worker will not end."""
-        self._queue(trial.asked.number)
-        self._fail(trial.asked.number)
-        self._held.pop(trial.asked.number, None)
+        self._give_back(trial.asked.number)
+
+    def _give_back(self, number: int) -> None:
+        self._queue(number)
+        self._fail(number)
+        self._held.pop(number, None)
 
     def found(self) -> list[Found]:
         """What there is of every slot that has begun, in their order."""
@@ -415,7 +425,7 @@ class Study:
         trials = self._trials()
         slot = asked.user_attrs.get("slot")
         if slot is None or not self._is_needed(asked, trials):
-            self._study.tell(asked, state=self._states.FAIL)
+            self._fail(asked.number)
             return None
         asked.set_user_attr("worker", self._worker)
         self._held[asked.number] = asked

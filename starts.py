@@ -289,10 +289,14 @@ def last_step(workdir: Path, config: ConfigDict, step: int) -> int:
     kept = (place / "config.json").exists()  # the last that such a stop writes
     if not (kept and rows and population.is_lost(rows[-1])):
         return step
-    before = runs.completed(runs.flatten(runs.read_config(place)))
-    tried = before["max_rollbacks"] if before["on_nan"] == "rollback" else 0
     to_try = config.max_rollbacks if config.on_nan == "rollback" else 0
-    return step if to_try > tried else max(step, rows[-1]["step"])
+    return step if to_try > tried_rollbacks(workdir) else max(step, rows[-1]["step"])
+
+
+def tried_rollbacks(workdir: Path) -> int:
+    """How many came before a stop at numbers that are not finite."""
+    before = runs.completed(runs.flatten(runs.read_config(workdir / NOT_FINITE)))
+    return before["max_rollbacks"] if before["on_nan"] == "rollback" else 0
 
 
 def find_best(member: Member) -> None:

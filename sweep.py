@@ -143,7 +143,7 @@ def main(argv: list[str]) -> None:
     grid = {k: search.split_values(text) for k, text in read_fields("grid", GRID.value).items()}
     kinds = cli.field_types(base)
     space = {
-        field: search.read_range(text, kinds.get(field, str))
+        field: search.read_range(text, kinds.get(field, float))
         for field, text in read_fields("search", SEARCH.value, grid).items()
     }
     num = check_number(math.prod(map(len, grid.values())), bool(space))
@@ -169,7 +169,7 @@ def main(argv: list[str]) -> None:
         results = train_grid(sweep, members, stop)
     if signals:
         raise SystemExit(128 + signals[0])
-    if results and all(result.state in ("lost", "failed") for result in results):
+    if results and not stop() and all(result.state in ("lost", "failed") for result in results):
         raise SystemExit(1)
 
 
@@ -312,7 +312,8 @@ def choose_target(members: Sequence[Run], name: str | None) -> str:
             words = str(error).replace("target.metric", "--target")
             if not name:
                 words = f"{words}. Choose a --target that all settings have"
-            raise app.UsageError(f"{setting_name(run.setting)}: {words}") from error
+            whose = f"{setting_name(run.setting)}: " if run.setting else ""
+            raise app.UsageError(f"{whose}{words}") from error
     return target
 
 
@@ -328,11 +329,6 @@ def swept(sweep: Sweep) -> dict[str, Any]:
 def without(fields: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
     """A config by dotted names, but for those fields and what is in them."""
     return {name: value for name, value in config.items() if name.split(".")[0] not in fields}
-
-
-def same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether what was swept is this sweep."""
-    return not differences(before, now)
 
 
 def differences(
@@ -423,7 +419,7 @@ def train_grid(sweep: Sweep, members: list[Run], stop: search.Stop) -> list[Resu
     for folder, group in groups.items():
         if stop():  # before the next one's memory is measured, for which it is compiled
             break
-        train_group(sweep, group, folder, train.TOGETHER.value, stop, trained)
+        train_group(sweep, group, folder, *ways, stop, trained)
         write(sweep, [result_of(run) for run in members], aloud=True)
     return [result_of(run) for run in members]
 
@@ -458,10 +454,11 @@ def train_group(
     group: list[Run],
     folder: Path,
     together: bool | None,
+    max_members: int | None,
     stop: search.Stop,
     trained: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains runs of one structure; `trained` is as of `train.train_members`."""
+    """Trains runs of one structure; the arguments are those of `train.train_members`."""
     hold_programs(sweep, group[0])
     train.train_members(
         [run.config for run in group],
@@ -469,7 +466,7 @@ def train_group(
         folder,
         stop=stop,
         together=together,
-        max_members=train.MAX_MEMBERS.value,
+        max_members=max_members,
         prepared=group[0].prepared,
         trained=trained,
     )
@@ -502,7 +499,7 @@ def train_trials(
         LEASE.value,
         patience,
         sweep.workdir,
-        same,
+        differences,
     )
     remember(sweep)
     print(f"{num} settings, {sweep.seeds} run(s) of each, in {sweep.workdir}", flush=True)
@@ -538,41 +535,48 @@ def train_asked(
             study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
     every = [run for trial in trials for run in members[trial.slot]]
-    held, later = False, []
     if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
+        held = False
         for group in by_structure(every):
             if stop():
                 break
             names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
             folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
+            most = None if folder.exists() else train.MAX_MEMBERS.value
             try:
                 if not folder.exists():  # remains of a worker that had other runs together
                     for run in group:
                         runs.check_free(run.workdir)
                     for run in group:
                         shutil.rmtree(run.workdir, ignore_errors=True)
-                train_group(sweep, group, folder, True, stop)
+                train_group(sweep, group, folder, True, most, stop)
             except runs.InUse as error:
                 held = True
                 print(f"Later: {error}", flush=True)
-        for trial in trials:
-            if not end_trial(sweep, study, trial, members[trial.slot], held or stop()):
-                later.append(trial)
+        cut = [
+            trial
+            for trial in trials
+            if not end_trial(sweep, study, trial, members[trial.slot], held or stop())
+        ]
+        if held:
+            study.postpone(cut)
+        else:
+            for trial in cut:
+                study.give_back(trial)
     else:
         for trial in trials:
-            busy = pruned = False
+            held = pruned = False
             try:
                 pruned = train_alone(sweep, study, trial, members[trial.slot], stop)
             except runs.InUse as error:
-                held = busy = True
+                held = True
                 print(f"Later: {error}", flush=True)
-            if not end_trial(sweep, study, trial, members[trial.slot], busy or stop(), pruned):
-                later.append(trial)
-    if held:
-        study.postpone(later)
-    else:
-        for trial in later:
-            study.give_back(trial)
+            if end_trial(sweep, study, trial, members[trial.slot], held or stop(), pruned):
+                continue
+            if held:
+                study.postpone([trial])
+            else:
+                study.give_back(trial)
 
 
 def train_alone(

@@ -451,18 +451,22 @@ def train_members(
     together = go_together(configs[0], workdirs, folder, together, max_members)
     prepared = prepared or starts.prepare(configs[0])
     firsts = begun_parts(workdirs, folder)
-    if together and not firsts and not stop():
-        num_devices = devices.make_mesh(configs[0].devices).size
-        if max_members is None:
-            on_each = members_on_each(configs[0], prepared)
-        else:
-            num_devices = min(num_devices, max_members)
-            on_each = max_members // num_devices
-        firsts = population.firsts(len(configs), num_devices, on_each)
+    if firsts is None:
+        firsts = []
+        for place in workdirs:
+            runs.check_free(place)
         for place in folder.glob("from_*"):  # of a start that came to nothing
             shutil.rmtree(place)
-        for first in firsts:  # a start with more memory has the same parts
-            (folder / f"from_{first}").mkdir(parents=True)
+        if together and not stop():
+            num_devices = devices.make_mesh(configs[0].devices).size
+            if max_members is None:
+                on_each = members_on_each(configs[0], prepared)
+            else:
+                num_devices = min(num_devices, max_members)
+                on_each = max_members // num_devices
+            firsts = population.firsts(len(configs), num_devices, on_each)
+            for first in firsts:  # a start with more memory has the same parts
+                (folder / f"from_{first}").mkdir(parents=True)
     bounds = firsts or list(range(len(configs)))
     for first, end in zip(bounds, [*bounds[1:], len(configs)]):
         place = folder / f"from_{first}" if end - first > 1 else workdirs[first]
@@ -500,15 +504,15 @@ def go_together(
       app.UsageError: they cannot, or have begun in another way.
     """
     firsts = begun_parts(workdirs, folder)
-    apart = not firsts and any((place / "checkpoints").exists() for place in workdirs)
-    if together is None and (firsts or apart):
+    if together is None and firsts is not None:
         together = bool(firsts)
     together = trains_together(config, together)
-    if (together and apart) or (firsts and not together):
-        begun = "one after the other" if apart else "together"
+    if firsts is not None and together != bool(firsts):
+        begun = "together" if firsts else "one after the other"
         raise app.UsageError(f"the runs of {folder} have begun {begun}, and go on so")
     if max_members and not together:
         raise app.UsageError("--max_members does nothing where runs train alone: --together")
+    firsts = firsts or []
     most = max((end - i for i, end in zip(firsts, [*firsts[1:], len(workdirs)])), default=0)
     if max_members and most > max_members:
         raise app.UsageError(
@@ -517,13 +521,16 @@ def go_together(
     return together
 
 
-def begun_parts(workdirs: Sequence[Path], folder: Path) -> list[int]:
-    """The first members of the programs that runs have begun in; none of a row or state: none."""
+def begun_parts(workdirs: Sequence[Path], folder: Path) -> list[int] | None:
+    """The first members of the programs that runs have begun in: none, if one after the other.
+
+    None where nothing has begun: there is no row, and no state.
+    """
     parts = list(folder.glob("from_*"))
-    begun = any((place / "checkpoints").exists() for place in [*parts, *workdirs])
-    if begun or any(runs.read_metrics(place) for place in workdirs):
+    states = any((place / "checkpoints").exists() for place in [*parts, *workdirs])
+    if states or any(runs.read_metrics(place) for place in workdirs):
         return sorted(int(place.name.removeprefix("from_")) for place in parts)
-    return []
+    return None
 
 
 def members_on_each(config: ConfigDict, prepared: starts.Prepared) -> int:

@@ -372,6 +372,18 @@ def test_a_refused_command_leaves_the_folder_as_it_was(make_config, tmp_path):
     assert runs.read_metrics(tmp_path / "many/seed_3")[-1]["step"] == 3
 
 
+def test_a_start_that_came_to_nothing_says_nothing_of_how_runs_have_begun(make_config, tmp_path):
+    """Nor does a lack of checkpoints say that they have not begun."""
+    changes = SMALL | {"population": 2, "num_steps": 2, "log_every": 1, "checkpoint_every": 0}
+    config = make_config("configs/digits.py:mescheder", changes)
+    (tmp_path / "from_0").mkdir(parents=True)  # killed while it compiled
+    train.train_population(config, tmp_path, together=False)
+    assert not (tmp_path / "from_0").exists()
+    config.num_steps = 3
+    with pytest.raises(app.UsageError, match="have begun one after the other, and go on so"):
+        train.train_population(config, tmp_path, together=True)
+
+
 def test_all_are_lost(make_config, tmp_path, command):
     """As a run alone would: exit code 1; and a mean that is none is not named."""
     words = [f"--config.{field}={value}" for field, value in SMALL.items()]

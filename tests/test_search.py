@@ -64,11 +64,15 @@ def join(tmp_path):
             workdir = tmp_path / name / "search"
             workdir.mkdir(parents=True, exist_ok=True)
             study = search.Study(
-                storage, swept or {}, space, begin_with, num, seed, lease, 0, workdir
+                storage, swept or {}, space, begin_with, num, seed, lease, 0, workdir, differences
             )
             return stack.enter_context(study)
 
         yield make
+
+
+def differences(before, now):
+    return [] if before == now else [f"{before} there, {now} now"]
 
 
 def never():
@@ -119,7 +123,7 @@ def test_what_is_proposed_depends_on_seed_and_slot_and_what_was_told(tmp_path):
             for i in range(14):  # beyond the ten that the sampler draws at random
                 if i % workers == 0:  # a worker that starts again
                     study = stack.enter_context(
-                        search.Study(storage, {}, R1, (), 14, seed, 60, 0, place)
+                        search.Study(storage, {}, R1, (), 14, seed, 60, 0, place, differences)
                     )
                 [trial] = study.take(1, never)
                 found.append(float(trial.setting["penalties.r1"]))
@@ -325,7 +329,7 @@ def test_a_storage_that_breaks_is_one_line(tmp_path, when):
     def work():
         if when == "before":
             lose_tables(file)
-        with search.Study(storage, {}, R1, (), 3, 0, 60.0, 0, tmp_path) as study:
+        with search.Study(storage, {}, R1, (), 3, 0, 60.0, 0, tmp_path, differences) as study:
             lose_tables(file)
             study.take(1, never)
 
@@ -500,7 +504,33 @@ def test_a_stop_gives_back_what_was_postponed(join):
     study = join("a", lease=1e9)
     study.postpone(study.take(9, never))
     assert study.take(9, lambda: True) == []
-    assert "RUNNING" not in {state for _, state in slots_by_state(study._study)}
+    found = [(trial.user_attrs["slot"], trial.state.name) for trial in study._study.get_trials()]
+    assert found == [(i, "FAIL") for i in range(3)] + [(i, "WAITING") for i in range(3)]
+
+
+def test_what_is_postponed_comes_as_it_was_taken(join, monkeypatch):
+    """Trials of one program have their state together."""
+    monkeypatch.setattr(search.Study, "_pause", lambda study, stop: None)
+    study = join("a", num=5)
+    batches = [study.take(2, never) for _ in range(3)]
+    for batch in batches:
+        study.postpone(batch)
+    assert [study.take(1, never) for _ in range(3)] == batches
+
+
+def test_a_mistake_of_a_command_is_no_death_of_its_trials(tmp_path):
+    storage = optuna.storages.InMemoryStorage()
+    study = search.Study(storage, {}, R1, (), 2, 0, 60.0, 0, tmp_path, differences)
+
+    def work():
+        with study:
+            study.take(2, never)
+            raise app.UsageError("--max_members")
+
+    with pytest.raises(app.UsageError):
+        work()
+    states = [(trial.state.name, trial.user_attrs.get("deaths")) for trial in study._study.trials]
+    assert states == [("FAIL", None)] * 2 + [("WAITING", None)] * 2
 
 
 def test_what_has_begun_goes_on_before_another_begins(join):
@@ -629,7 +659,9 @@ def test_a_trial_that_has_failed_is_in_the_table(command, tmp_path):
     storage = search.open_storage(f"{tmp_path}/other")
     points = [{"penalties.r1": x} for x in ("1", "2")]
     for _ in range(search.DEATHS):
-        with search.Study(storage, swept, space, points, 2, 0, 60.0, 0, workdir) as study:
+        with search.Study(
+            storage, swept, space, points, 2, 0, 60.0, 0, workdir, differences
+        ) as study:
             assert study.take(2, never)[0].slot == 0  # and no more: as if it had died
     outcome = command("sweep.py", *words[:-1], f"--storage={tmp_path}/other")
     assert outcome.code == 0, outcome.err

@@ -245,6 +245,8 @@ def test_a_mistake_is_one_line(command, tmp_path, mistake):
 
 
 def test_a_mistake_names_its_setting(command, tmp_path):
+    words = [*UNSCORED, "--search=config.learning_rate=log:1e-4:1e-2", f"--workdir={tmp_path}/x"]
+    assert "learning_rate: the config has no such field" in command("sweep.py", *words).err
     words = [*UNSCORED, "--grid=config.loss=hinge,non_saturating", f"--workdir={tmp_path}/sweep"]
     outcome = command("sweep.py", *words, "--grid=config.batch_size=8,5000")
     assert "sweep.py: loss=hinge, batch_size=5000: batch_size=5000 is larger than" in outcome.err

@@ -306,7 +306,7 @@ def test_rollbacks_have_an_end(make_config, tmp_path, not_finite_from_step, caps
     before = [row["step"] for row in rows(tmp_path)], (tmp_path / "not_finite").stat().st_mtime_ns
     capsys.readouterr()
     train.train_and_evaluate(config, tmp_path)  # nothing is tried again
-    assert "a --config.max_rollbacks above 2 tries again" in capsys.readouterr().err
+    assert "with a --config.max_rollbacks above 2" in capsys.readouterr().err
     after = [row["step"] for row in rows(tmp_path)], (tmp_path / "not_finite").stat().st_mtime_ns
     assert before == after
     more = make_config(changes=NAN | {"on_nan": "rollback", "max_rollbacks": 3})
