@@ -134,9 +134,7 @@ def run_page(files: Files) -> str:
     """
     folder = files.workdir.resolve()
     title = f"{folder.parent.name}/{folder.name}" if folder.name[:5] == "seed_" else folder.name
-    samples, script = (
-        _timeline(files) if not files.members else (_member_samples(files.members), "")
-    )
+    samples, script = (_member_samples(files.members), "") if files.members else _timeline(files)
     body = [
         _status(files),
         samples,

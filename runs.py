@@ -125,13 +125,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
       app.UsageError: there is no run.
     """
     if not (workdir / "config.json").exists():
-        below = sorted(workdir.glob("seed_*/config.json")) or sorted(
-            workdir.glob("*/seed_*/config.json")
-        )
-        if below:
-            names = ", ".join(str(path.parent) for path in below[:SHOWN])
-            more = f" and {len(below) - SHOWN} more" if len(below) > SHOWN else ""
-            raise app.UsageError(f"{workdir} holds several runs: choose one of {names}{more}")
+        _check_one(workdir)
     try:
         config = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -139,6 +133,16 @@ def read_config(workdir: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise app.UsageError(f"{workdir} holds no run: config.json is no config")
     return config
+
+
+def _check_one(workdir: Path) -> None:
+    """Raises app.UsageError where the runs of a population, a setting or a sweep are below."""
+    below = sorted(workdir.glob("seed_*/config.json"))
+    below = below or sorted(workdir.glob("*/seed_*/config.json"))
+    if below:
+        names = ", ".join(str(path.parent) for path in below[:SHOWN])
+        more = f" and {len(below) - SHOWN} more" if len(below) > SHOWN else ""
+        raise app.UsageError(f"{workdir} holds several runs: choose one of {names}{more}")
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -456,10 +460,7 @@ def open_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
       app.UsageError: there is no run, or no checkpoint in it.
     """
     if read_config(workdir).get("population", 1) > 1:
-        raise app.UsageError(
-            f"{workdir} holds several runs: choose one of "
-            + ", ".join(str(path.parent) for path in sorted(workdir.glob("*/config.json")))
-        )
+        _check_one(workdir)
     checkpoints = Checkpoints(workdir)
     try:
         if checkpoints.latest_step() is None:

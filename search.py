@@ -279,7 +279,7 @@ class Study:
                 self._queue_again(trials)
                 if len(self._finished(trials)) + len(taken) >= self._num:
                     break
-                if self._is_any_queued(trials):
+                if self._fill_queue(trials):
                     if trial := self._claim():
                         taken.append(trial)
                         if trial.asked.user_attrs.get("deaths", 0) == DEATHS - 1:
@@ -407,8 +407,8 @@ class Study:
         slots = (trial.user_attrs.get("slot") for trial in trials if trial.state in done)
         return {slot for slot in slots if slot is not None}
 
-    def _is_any_queued(self, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
-        """Whether a trial is to be claimed; where none waits the next slot is queued, if one is."""
+    def _fill_queue(self, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+        """Queues the next slot where no trial waits; whether there is one to be claimed."""
         if any(trial.state == self._states.WAITING for trial in self._trials()):
             return True
         known = {trial.user_attrs.get("slot") for trial in trials}

@@ -1,7 +1,8 @@
 """What many devices cost and gain: measured on virtual ones, then calculated for real links.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --measured=mlp --seconds=1 --counted=dcgan
+    python benchmarks/scaling.py --measured=mlp --seconds=1
+    python benchmarks/scaling.py --counted=dcgan
 
 Measured: images a second of train.py's step on 1, 2, 4 and 8 devices of this machine, or where it
 has not so many on parts of its CPU, whose sum stays as fast as it is: what is lost is the price of
@@ -77,17 +78,20 @@ def main(argv: list[str]) -> None:
         for workload in COUNTED.value or []:
             print(json.dumps(summed(make_step(workload, NUM.value)[0].as_text())))
         return
-    print("| workload | devices | images a second, measured |\n|---|---|---|")
-    for workload in MEASURED.value or ("mlp", "dcgan"):
-        for num in NUMS:
-            words = f"--measured={workload}", f"--seconds={SECONDS.value}"
-            print(f"| {workload} | {num} | {float(apart(*words, num=num)):,.0f} |", flush=True)
-    print("\n| workload | sums of a step, counted | MB of them |\n|---|---|---|")
-    counts = {}
-    for workload in COUNTED.value or ON_ONE:
-        counts[workload] = times, total = json.loads(apart(f"--counted={workload}", num=8))
-        print(f"| {workload} | {times} | {total / 1e6:,.3g} |", flush=True)
-    print(f"\n{calculated(counts)}")
+    both = not (MEASURED.value or COUNTED.value)
+    if measure := ["mlp", "dcgan"] if both else MEASURED.value or []:
+        print("| workload | devices | images a second, measured |\n|---|---|---|")
+        for workload in measure:
+            for num in NUMS:
+                words = f"--measured={workload}", f"--seconds={SECONDS.value}"
+                print(f"| {workload} | {num} | {float(apart(*words, num=num)):,.0f} |", flush=True)
+    if count := list(ON_ONE) if both else COUNTED.value or []:
+        print("\n| workload | sums of a step, counted | MB of them |\n|---|---|---|")
+        counts = {}
+        for workload in count:
+            counts[workload] = times, total = json.loads(apart(f"--counted={workload}", num=8))
+            print(f"| {workload} | {times} | {total / 1e6:,.3g} |", flush=True)
+        print(f"\n{calculated(counts)}")
 
 
 def make_step(workload: str, num: int) -> tuple[Any, gans.GanState, gans.Batch]:

@@ -32,6 +32,7 @@ import cli
 import progress
 import runs
 import search
+import settings
 import sweep
 import train
 
@@ -413,8 +414,8 @@ def test_a_trial_that_goes_on_is_judged_by_its_best(
     monkeypatch.setattr(train, "train_together", resume)
     monkeypatch.setattr(sweep, "PRUNE", SimpleNamespace(value=True))
     config = make_config("configs/digits.py", {"num_steps": 20})
-    run = sweep.Run({}, config, tmp_path / "run", SimpleNamespace(gan=None))
-    asked = sweep.Sweep(config, {}, R1, 1, "train/g_loss", tmp_path, {}, set())
+    run = settings.Run({}, config, tmp_path / "run", SimpleNamespace(gan=None))
+    asked = settings.Sweep(config, {}, R1, 1, "train/g_loss", tmp_path, {}, set())
     assert sweep.train_alone(asked, study, trial, [run], never) == pruned
     assert watched == ([] if pruned else [False])  # without a checkpoint it would begin anew
 

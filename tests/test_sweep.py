@@ -18,9 +18,11 @@ from absl import app
 from conftest import ROOT
 from PIL import Image
 
+import outcomes
 import ranking
 import runs
 import search
+import settings
 import sweep
 import train
 
@@ -294,8 +296,8 @@ def test_a_sweep_is_no_run(command, finished_sweep):
     outcome = command("train.py", *WORDS, f"--workdir={workdir}")
     assert outcome.code == 2
     assert f"workdir {workdir} holds a sweep" in outcome.err
-    [setting, *_] = sorted(workdir.glob("000*"))
-    for place, last in ((workdir, f"{workdir}/"), (setting, f"{setting}/seed_1\n")):
+    [setting, *_, end] = sorted(workdir.glob("00*"))
+    for place, last in ((workdir, f"{end}/seed_1\n"), (setting, f"{setting}/seed_1\n")):
         outcome = command("evaluate.py", f"--workdir={place}")
         assert outcome.code == 2
         assert f"{place} holds several runs: choose one of {setting}/seed_0, " in outcome.err
@@ -324,7 +326,9 @@ def test_a_machine_has_its_own_places(tmp_path, make_config):
     """Where data and weights lie is no part of what a sweep is, nor of what its runs are."""
 
     def swept(config):
-        return sweep.swept(sweep.Sweep(config, {}, {}, 1, "train/g_loss", tmp_path, {}, set()))
+        return settings.swept(
+            settings.Sweep(config, {}, {}, 1, "train/g_loss", tmp_path, {}, set())
+        )
 
     here = make_config("configs/mnist.py", {"data_dir": "/a", "inception_weights": "/a/weights"})
     there = make_config("configs/mnist.py", {"data_dir": "/b", "inception_weights": "/b/weights"})
@@ -337,26 +341,26 @@ def test_a_machine_has_its_own_places(tmp_path, make_config):
 def test_a_sweep_of_an_older_revision_is_the_same(tmp_path, make_config):
     """It lacks fields that were added since, and had some that are a machine's."""
     config = make_config("configs/mnist.py", {"data_dir": "/a"})
-    found = sweep.Sweep(config, {}, {}, 2, "train/g_loss", tmp_path, {}, set())
-    sweep.remember(found)
+    found = settings.Sweep(config, {}, {}, 2, "train/g_loss", tmp_path, {}, set())
+    settings.remember(found)
     file = tmp_path / "sweep.json"
     now = json.loads(file.read_text())
     old = {k: v for k, v in now["config"].items() if k != "lazy_every"} | {"data_dir": "/b"}
     file.write_text(json.dumps(now | {"config": old}))
-    sweep.check_folder(found)
+    settings.check_folder(found)
     for other in ({"lazy_every": 4}, {"batch_size": 7}, {"generator.width": 3}, {"no_field": 1}):
         file.write_text(json.dumps(now | {"config": old | other}))
         with pytest.raises(app.UsageError, match="holds another sweep"):
-            sweep.check_folder(found)
+            settings.check_folder(found)
     file.write_text(json.dumps(now | {"seeds": 3}))
     with pytest.raises(app.UsageError, match="holds another sweep"):
-        sweep.check_folder(found, runs.RESUMABLE)
+        settings.check_folder(found, runs.RESUMABLE)
     file.write_text(json.dumps(now | {"config": old | {"num_steps": 7}}))
-    sweep.check_folder(found, runs.RESUMABLE)
+    settings.check_folder(found, runs.RESUMABLE)
     for damaged in ("{", "[]", "{}", '{"config": 3}'):
         file.write_text(damaged)
         with pytest.raises(app.UsageError, match="sweep.json is damaged"):
-            sweep.check_folder(found)
+            settings.check_folder(found)
 
 
 def test_a_grid_in_another_order_is_another_sweep(tmp_path, make_config):
@@ -364,15 +368,15 @@ def test_a_grid_in_another_order_is_another_sweep(tmp_path, make_config):
     grid = {"loss": ["hinge"], "penalties.r1": ["1", "3"]}
     space = {"beta": search.Range(0.0, 1.0, False, False), "width": ["8", "16"]}
     config = make_config()
-    one = sweep.Sweep(config, grid, space, 1, "train/g_loss", tmp_path, {}, set())
-    sweep.remember(one)
-    sweep.check_folder(one)
+    one = settings.Sweep(config, grid, space, 1, "train/g_loss", tmp_path, {}, set())
+    settings.remember(one)
+    settings.check_folder(one)
     for other in (
         one._replace(grid=dict(reversed(grid.items()))),
         one._replace(space=dict(reversed(space.items()))),
     ):
         with pytest.raises(app.UsageError, match="holds another sweep"):
-            sweep.check_folder(other)
+            settings.check_folder(other)
 
 
 def test_a_folder_whose_name_is_no_text_is_swept(command, tmp_path, monkeypatch):
@@ -392,12 +396,12 @@ def test_a_folder_whose_name_is_no_text_is_swept(command, tmp_path, monkeypatch)
 @pytest.mark.parametrize("target", ["train/g_loss", "eval/fid"])
 def test_a_ranking_without_a_score_says_so(tmp_path, target):
     rows = [{"step": 1, "images": 1, "seconds": 1, target: 2.0}]
-    settings = {"a": [ranking.Curve(tmp_path, rows)]}
-    ranked = ranking.rank(settings, target, abs)
+    curves = {"a": [ranking.Curve(tmp_path, rows)]}
+    ranked = ranking.rank(curves, target, abs)
     words = f"Ranked by {target}, no score, which says little of quality"
     for shown in (
         ranking.ranking_text(ranked, target),
-        ranking.sweep_page("x", settings, ranked, target),
+        ranking.sweep_page("x", curves, ranked, target),
     ):
         assert (words in shown) == (target == "train/g_loss")
 
@@ -414,18 +418,18 @@ def test_a_rank_is_by_the_last_value_of_runs_that_are_not_lost(tmp_path):
 
     lost = curve("c", 0.1)
     lost.rows.append({"step": 9, "images": 9, "seconds": 9, "train/d_loss": None})
-    settings = {
+    curves = {
         "a": [curve("a", 1.0, 4.0), curve("b", 9.0, 6.0)],
         "b": [lost, curve("d", 3.0, None)],
         "c": [curve("e"), curve("f", 0.0)._replace(pruned=True)],
     }
-    found = ranking.rank(settings, "x", lambda value: value)
+    found = ranking.rank(curves, "x", lambda value: value)
     assert [r.setting for r in found] == ["a", "b", "c"]
     assert found[0][1:] == (5.0, pytest.approx(2**0.5), 4.0, tmp_path / "a", 2, 0, 0, 0, "")
     assert found[1][1:] == (3.0, None, 3.0, tmp_path / "d", 1, 1, 0, 0, "")
     assert found[2][1:] == (None, None, None, None, 0, 0, 1, 0, "")
-    settings["d"] = [curve("g", 2.0)]
-    assert [r.setting for r in ranking.rank(settings, "x", lambda v: -v)] == ["a", "d", "b", "c"]
+    curves["d"] = [curve("g", 2.0)]
+    assert [r.setting for r in ranking.rank(curves, "x", lambda v: -v)] == ["a", "d", "b", "c"]
 
 
 def test_a_setting_that_is_unfinished_comes_after_those_that_are_done(tmp_path):
@@ -433,12 +437,12 @@ def test_a_setting_that_is_unfinished_comes_after_those_that_are_done(tmp_path):
         rows = [{"step": 1, "images": 1, "seconds": 1, "eval/num_samples": 9, "eval/fid": value}]
         return ranking.Curve(tmp_path / name, rows, unfinished=unfinished)
 
-    settings = {
+    curves = {
         "going": [curve("a", 1.0), curve("b", 2.0, unfinished=True)],
         "done": [curve("c", 3.0), curve("d", 5.0)],
         "not begun": [ranking.Curve(tmp_path / "e", [], unfinished=True)],
     }
-    found = ranking.rank(settings, "eval/fid", float)
+    found = ranking.rank(curves, "eval/fid", float)
     assert [(r.setting, r.mean, r.unfinished) for r in found] == [
         ("done", 4.0, 0), ("going", 1.5, 1), ("not begun", None, 1),
     ]  # fmt: skip
@@ -452,11 +456,11 @@ def test_a_last_evaluation_without_the_target_gives_no_older_one(tmp_path):
     good = {"step": 1, "eval/num_samples": 50, "eval/mode_kl": 0.1}
     bad = {"step": 2, "eval/num_samples": 0}
     between = {"step": 3, "train/g_loss": 1.0}
-    settings = {
+    curves = {
         "a": [ranking.Curve(tmp_path / "a", [good, bad, between])],
         "b": [ranking.Curve(tmp_path / "b", [bad, {**good, "step": 3}, {**between, "step": 4}])],
     }
-    found = ranking.rank(settings, "eval/mode_kl", abs)
+    found = ranking.rank(curves, "eval/mode_kl", abs)
     assert [(r.setting, r.mean) for r in found] == [("b", 0.1), ("a", None)]
-    result = sweep.Result({}, 0, tmp_path, "done", [good, bad, between])
-    assert sweep.last_figures(result) == {"step": 3, "eval/num_samples": 0, "train/g_loss": 1.0}
+    outcome = outcomes.Outcome({}, 0, tmp_path, "done", [good, bad, between])
+    assert outcomes.last_figures(outcome) == {"step": 3, "eval/num_samples": 0, "train/g_loss": 1.0}
