@@ -132,6 +132,7 @@ def test_a_gradient_penalty_passes_through():
             assert (leaf != 0).any()
 
 
+@pytest.mark.slow
 def test_transforms_do_not_depend_on_each_other():
     images, keys = jnp.ones((16, 8, 8, 3)), jax.random.split(KEY, 16)
     alone = d_augment((("cutout", 1.0),), keys, images, 0.5)
@@ -351,6 +352,7 @@ def test_resample_smooths_what_it_shrinks():
     np.testing.assert_allclose(_resample(jnp.ones((16, 16, 1)), shifted), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_augmentations_do_not_leak_below_probability_1():
     """Section 2.2 of Karras et al. 2020, with four orientations of a slope and all of `geometric`.
 

@@ -565,6 +565,7 @@ def test_real_mnist_is_read_about_as_fast_as_pillow_decodes_it(
     assert cold < 4 * decoded  # the import of TFDS is a part of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"), [("fashion_mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))]
 )

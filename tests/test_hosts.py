@@ -197,6 +197,7 @@ def test_each_streams_its_share(tmp_path):
     assert_close_runs(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_one_has_another_config(tmp_path):
     own = ((), ("--config.optimizer.generator.learning_rate=0.1",))
     for code, err in ends(start_two(tmp_path / "run", own=own)):

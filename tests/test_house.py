@@ -112,6 +112,7 @@ def test_what_ci_installs_is_what_the_requirements_ask_for():
             assert pins[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+@pytest.mark.slow
 def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
     """Training reads each by name; checks, descriptions and snapshots do not count."""
     read: set[str] = set()

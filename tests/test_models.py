@@ -263,6 +263,7 @@ def test_r3gans_block_begins_as_the_identity():
         np.testing.assert_array_equal(params[name]["bias"], 0)
 
 
+@pytest.mark.slow
 def test_r3gans_other_layers_begin_with_gain_1():
     generator = R3GANGenerator((28, 28, 3), (64, 32), num_classes=10)
     latents = jax.random.normal(jax.random.key(0), (256, 64))
@@ -366,6 +367,7 @@ def test_doublings_refuses_what_cannot_be_made(size):
         doublings(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "r3gan"])
 @pytest.mark.parametrize("player", ["generator", "discriminator"])
 def test_a_block_that_is_computed_anew_keeps_less(player, name):

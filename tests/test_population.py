@@ -350,6 +350,7 @@ def test_a_resume_need_not_name_the_donor_again(make_config, tmp_path, monkeypat
     assert donors == [tmp_path / "donor"] * 2
 
 
+@pytest.mark.slow
 def test_a_refused_command_leaves_the_folder_as_it_was(make_config, tmp_path):
     """It has begun one after the other; and a part too large for memory is divided before a row."""
     changes = SMALL | {"population": 4, "num_steps": 2, "log_every": 1, "checkpoint_every": 1}

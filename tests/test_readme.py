@@ -79,6 +79,7 @@ def test_there_are_commands():
     assert len(FLAGS) >= 10
 
 
+@pytest.mark.slow
 def test_every_flag_is_accepted():
     """The remedies and data sets of the tables, on a config to which they apply."""
     page = "configs/digits.py:goodfellow"

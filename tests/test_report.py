@@ -116,6 +116,7 @@ def write_rows(workdir, rows):
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_its_numbers_are_those_of_the_run(finished):
     """Each score beside its floor, to the last digit, and what is perfect by its own formula."""
     page, rows = read(finished), runs.read_metrics(finished)
@@ -379,6 +380,7 @@ def test_a_run_that_was_lost_has_a_page(tmp_path, command):
     assert "report.html" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_population_has_pages(tmp_path, command):
     """One of all, with mean and spread, and one a run."""
     fields = SMALL | {"population": 2, "eval_every": 0}

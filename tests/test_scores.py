@@ -85,6 +85,7 @@ def test_toys_have_modes(make_config):
     assert "mode_kl" not in nowhere  # no distribution, no number
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_while_it_trains_and_after(command, tmp_path):
     arguments = ["--config=configs/digits.py:goodfellow", f"--workdir={tmp_path / 'run'}"]
     every = ["--config.eval_every=10", "--config.eval_samples=100", "--config.num_steps=20"]

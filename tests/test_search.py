@@ -545,6 +545,7 @@ def test_what_has_begun_goes_on_before_another_begins(join):
     assert [trial.setting for trial in again[:2]] == [trial.setting for trial in first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--together", "--notogether"])
 def test_one_that_seemed_dead_meets_who_goes_on_for_it(command, tmp_path, monkeypatch, how):
     """Between two of a trial's runs it holds no folder: another has begun the second."""
@@ -603,6 +604,7 @@ def test_a_search_trains_and_ranks(command, tmp_path):
     assert len(table(workdir)) == 8
 
 
+@pytest.mark.slow
 def test_a_lost_trial_is_the_worst(command, tmp_path):
     workdir = tmp_path / "search"
     words = [*UNSCORED, "--search=config.optimizer.generator.learning_rate=1e-3,1e30", TARGET]

@@ -324,6 +324,7 @@ def test_on_many_devices(run, every_device):
     assert run("streamed", *changes, "stream=True", "stream_workers=0") == held
 
 
+@pytest.mark.slow
 def test_a_population_together(folder, make_config, tmp_path):
     rows = {}
     for name, stream in (("held", False), ("streamed", True)):

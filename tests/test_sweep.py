@@ -258,6 +258,7 @@ def test_a_mistake_names_its_setting(command, tmp_path):
     assert "Choose a --target that all settings have" in outcome.err
 
 
+@pytest.mark.slow
 def test_all_are_lost(command, tmp_path):
     rates = "--grid=config.optimizer.generator.learning_rate=1e25,1e30"
     for how in ("--together", "--notogether"):

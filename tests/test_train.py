@@ -405,6 +405,7 @@ def test_a_job_that_has_so_many_seconds_goes_on_in_the_next(command, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false"])
 def test_deterministic_sets_what_a_gpu_needs(tmp_path, given):
     words = f"train.py --config=configs/digits.py --config.num_steps=1 --workdir={tmp_path / 'run'}"
@@ -1054,6 +1055,7 @@ def test_digits_are_learnt(make_config, tmp_path):
     assert after < 0.1
 
 
+@pytest.mark.slow
 def test_real_mnist_trains(command, tmp_path, tfds_data):
     outcome = command(
         "train.py", "--config=configs/mnist.py:goodfellow", "--config.num_steps=300",
