@@ -16,9 +16,15 @@ import scores
 import search
 import settings
 
+ENDED = ("done", "lost")  # no step is to be trained
+
 
 class Outcome(NamedTuple):
-    """What has become of a run: a line of the table."""
+    """What has become of a run: a line of the table.
+
+    Its state is "not begun", "running", "done" or "lost"; of a search's run whose trial is still
+    running, was pruned or has failed it is the trial's: "running", "pruned" or "failed".
+    """
 
     setting: dict[str, str]
     seed: int
@@ -46,13 +52,13 @@ def of_study(sweep: settings.Sweep, study: search.Study) -> list[Outcome]:
         folder = sweep.workdir / settings.folder_name(found.slot, found.setting)
         first = sweep.base.seed + found.draw * sweep.seeds
         for seed in range(first, first + sweep.seeds):
-            rows = runs.read_metrics(folder / f"seed_{seed}")
+            place = folder / f"seed_{seed}"
+            rows = runs.read_metrics(place)
             told = found.rows.get(seed)
             if told and (not rows or rows[-1]["step"] < told["step"]):
                 rows = [told]
             lost = not found.reason and rows and population.is_lost(rows[-1])
             state = "lost" if lost else found.state
-            place = folder / f"seed_{seed}"
             outcomes.append(Outcome(found.setting, seed, place, state, rows, found.reason))
     return outcomes
 

@@ -369,8 +369,9 @@ class Study:
         self._held.pop(number, None)
 
     def found(self) -> list[Found]:
-        """What there is of every slot that has begun, in their order."""
+        """What there is of every slot that has begun, in their order; some wait to go on."""
         names = {
+            self._states.WAITING: "running",
             self._states.RUNNING: "running",
             self._states.COMPLETE: "done",
             self._states.PRUNED: "pruned",
@@ -379,10 +380,13 @@ class Study:
         for trial in self._trials():
             slot = trial.user_attrs.get("slot")
             done = trial.state in (self._states.COMPLETE, self._states.PRUNED)
-            whole = set(trial.params) >= set(self._space)
+            begun = trial.state != self._states.WAITING or "retry_of" in trial.user_attrs
+            values = _values(trial)
+            whole = set(values) >= set(self._space)
             if (
                 slot is not None
                 and trial.state in names
+                and begun
                 and whole
                 and (done or slot not in by_slot)
             ):
@@ -390,7 +394,7 @@ class Study:
                 reason = trial.user_attrs.get("failed", "")
                 by_slot[slot] = Found(
                     slot,
-                    self._words(trial.params),
+                    self._words(values),
                     trial.user_attrs.get("draw", 0),
                     "failed" if reason else names[trial.state],
                     {int(seed): row for seed, row in rows.items()},
@@ -490,8 +494,8 @@ class Study:
         """A trial again, with the setting it has, or what its queue had said of that."""
         trial = self._trials()[number]
         kept = {k: x for k, x in trial.user_attrs.items() if k in ("slot", "draw", "deaths")}
-        values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        self._study.enqueue_trial(values, user_attrs={**kept, **changed, "retry_of": number})
+        attributes = {**kept, **changed, "retry_of": number}
+        self._study.enqueue_trial(_values(trial), user_attrs=attributes)
 
     def _queue_again(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
         """The trials of workers that have died, those that are queued already left alone."""
@@ -547,3 +551,8 @@ class Study:
             value = params[field]
             setting[field] = value if isinstance(values, list) else values.word(value)
         return setting
+
+
+def _values(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The setting that it has, or, as far as it has not been asked for, what its queue says."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

@@ -1,4 +1,4 @@
-"""A sweep: its settings, the runs of each, and the file by which its folder knows it again."""
+"""What a sweep is: settings and their runs, and the file by which its folder knows it again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What the command line asks for, checked.
+    """What the command line asks for, checked, and what its runs share in this process.
 
     Attributes:
       base: the config without grid and search.

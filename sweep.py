@@ -248,15 +248,15 @@ def train_grid(
         f"{len(members)} runs of {len(groups)} compiled program(s) in {sweep.workdir}", flush=True
     )
 
-    def trained() -> None:
-        outcomes.write(sweep, [outcomes.of_run(run) for run in members])
+    def results() -> list[outcomes.Outcome]:
+        return [outcomes.of_run(run) for run in members]
 
     for folder, group in groups.items():
         if stop():  # before the next one's memory is measured, for which it is compiled
             break
-        train_group(sweep, group, folder, *ways, stop, trained)
-        outcomes.write(sweep, [outcomes.of_run(run) for run in members], aloud=True)
-    return [outcomes.of_run(run) for run in members]
+        train_group(sweep, group, folder, *ways, stop, lambda: outcomes.write(sweep, results()))
+        outcomes.write(sweep, results(), aloud=True)
+    return results()
 
 
 def hold_programs(sweep: settings.Sweep, run: settings.Run) -> None:
@@ -358,21 +358,25 @@ def train_asked(
             study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
     every = [run for trial in trials for run in members[trial.slot]]
-    if len(every) > 1 and train.trains_together(every[0].config, train.TOGETHER.value):
+    together = [train.trains_together(run.config, train.TOGETHER.value) for run in every]
+    if len(every) > 1 and all(together):
         held = False
         for group in settings.by_structure(every):
             if stop():
                 break
-            names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
-            folder = sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
-            most = None if folder.exists() else train.MAX_MEMBERS.value
+            begun = begun_together(sweep, group)
+            if not begun:  # what has ended otherwise, as alone, stays
+                group = [run for run in group if outcomes.of_run(run).state not in outcomes.ENDED]
+                begun = begun_together(sweep, group)
+            most = None if begun else train.MAX_MEMBERS.value
             try:
-                if not folder.exists():  # remains of a worker that had other runs together
+                if not begun:  # remains of other programs, and of runs alone
                     for run in group:
                         runs.check_free(run.workdir)
                     for run in group:
                         shutil.rmtree(run.workdir, ignore_errors=True)
-                train_group(sweep, group, folder, True, most, stop)
+                if group:
+                    train_group(sweep, group, group_folder(sweep, group), True, most, stop)
             except runs.InUse as error:
                 held = True
                 print(f"Later: {error}", flush=True)
@@ -400,6 +404,16 @@ def train_asked(
                 study.postpone([trial])
             else:
                 study.give_back(trial)
+
+
+def group_folder(sweep: settings.Sweep, group: Sequence[settings.Run]) -> Path:
+    """Of what the runs of a search that one program trains have together."""
+    names = ",".join(str(run.workdir.relative_to(sweep.workdir)) for run in group)
+    return sweep.workdir / f"group_{zlib.crc32(names.encode()):08x}"
+
+
+def begun_together(sweep: settings.Sweep, group: Sequence[settings.Run]) -> bool:
+    return bool(train.begun_parts([run.workdir for run in group], group_folder(sweep, group)))
 
 
 def train_alone(
@@ -459,7 +473,7 @@ def end_trial(
     """
     results = [outcomes.of_run(run) for run in members]
     rows = {result.seed: outcomes.last_figures(result) for result in results if result.rows}
-    ended = all(result.state in ("done", "lost") for result in results)
+    ended = all(result.state in outcomes.ENDED for result in results)
     if cut and not ended and not pruned:
         return False
     [rank] = outcomes.ranked(sweep, results)

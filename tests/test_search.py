@@ -29,6 +29,7 @@ from conftest import ROOT
 from test_sweep import UNSCORED
 
 import cli
+import population
 import progress
 import runs
 import search
@@ -571,6 +572,64 @@ def test_one_that_seemed_dead_meets_who_goes_on_for_it(command, tmp_path, monkey
         runs.read_metrics(place)[-1]["step"]
         == runs.read_metrics(place.parent / "seed_0")[-1]["step"]
     )
+
+
+@pytest.mark.slow
+def test_what_has_ended_otherwise_is_not_trained_again(command, tmp_path):
+    """Runs of a plain grid, which workers of a study take up in programs of their own."""
+    workdir = tmp_path / "grid"
+    words = (*UNSCORED, "--grid=config.penalties.r1=1,2", TARGET, "--together")
+    words += (f"--workdir={workdir}",)
+    assert command("sweep.py", *words).code == 0
+    before = [path.stat() for path in sorted(workdir.glob("*/seed_0/metrics.jsonl"))]
+    assert len(before) == 2
+    outcome = command("sweep.py", *words, f"--storage={tmp_path}/log", "--ask=2")
+    assert outcome.code == outcome.compilations == 0, outcome.err
+    assert [path.stat() for path in sorted(workdir.glob("*/seed_0/metrics.jsonl"))] == before
+    assert [row["state"] for row in table(workdir)] == ["done"] * 2
+
+
+@pytest.mark.slow
+def test_max_members_outlives_a_start_that_came_to_nothing(command, tmp_path, monkeypatch):
+    words = (*UNSCORED, "--grid=config.penalties.r1=1,2", "--seeds=2", TARGET, "--together")
+    words += (f"--storage={tmp_path}/log", f"--workdir={tmp_path}/search", "--ask=2")
+    parts = []
+
+    def dies(configs, *_):
+        parts.append(len(configs))
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_together", dies)
+        with pytest.raises(MemoryError):
+            command("sweep.py", *words, "--max_members=2")
+    outcome = command("sweep.py", *words, "--max_members=2")
+    assert outcome.code == 0, outcome.err
+    [group] = (tmp_path / "search").glob("group_*")
+    assert parts == [2]
+    assert sorted(path.name for path in group.glob("from_*")) == ["from_0", "from_2"]
+
+
+def test_one_that_trains_alone_does_not_stop_those_asked_for_with_it(
+    command, tmp_path, monkeypatch
+):
+    """Where the platform gains by programs of several."""
+    monkeypatch.setattr(population, "gains", lambda: True)
+    words = (*UNSCORED, "--grid=config.on_nan=stop,rollback", TARGET, "--ask=2")
+    words += (f"--storage={tmp_path}/log", f"--workdir={tmp_path}/search")
+    outcome = command("sweep.py", *words)
+    assert outcome.code == 0, outcome.err
+    assert [row["state"] for row in table(tmp_path / "search")] == ["done"] * 2
+
+
+def test_what_a_stop_has_cut_is_in_the_table(join):
+    study = join("a")
+    first, second = study.take(2, never)
+    for trial in (second, first):
+        study.give_back(trial)
+    assert [(x.slot, x.setting, x.state) for x in study.found()] == [
+        (trial.slot, trial.setting, "running") for trial in (first, second)
+    ]
 
 
 def test_a_search_trains_and_ranks(command, tmp_path):
