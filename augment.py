@@ -2,11 +2,14 @@
 
 AUGMENTATIONS, of the real images: `augmentation(key, images, strength) -> images`. They enlarge the
 data set, so the generator learns the augmented distribution: flip digits and it draws mirrored
-digits. The config gives each its strength (`--config.augment.flip=0.5`); 0 is off.
+digits. The config gives each its strength (`--config.augment.flip=0.5`), an int where it is
+annotated so, else a float; 0 is off.
 
 D_AUGMENTATIONS, of all that the discriminator sees: `transform(key, image, probability) -> image`,
 of one image. Real and fake images pass them alike and gradients pass through, so that the generator
-does not learn them, as long as some images stay as they are (Karras et al. 2020, section 2.2).
+does not learn them, as long as some images stay as they are (Karras et al. 2020, section 2.2). To
+try one of your own, write one function here, and name it in the dict of its kind; of the second
+tests/test_augment.py asks that one key's transform is affine in the image.
 """
 
 from __future__ import annotations

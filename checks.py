@@ -17,7 +17,7 @@ import gan as gans
 import scores
 from augment import AUGMENTATIONS, D_AUGMENTATIONS
 from configs import default
-from losses import LOSSES
+from losses import LOSSES, RELATIVISTIC, SHIFTED
 from models import DISCRIMINATORS, GENERATORS, network_fields
 from optimizers import OPTIMIZERS, optimizer_fields
 from penalties import GRADIENT_NORMS, PENALTIES
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 SMALLEST, LARGEST = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
-RELATIVISTIC = ("relativistic_average", "relativistic_paired")
-SHIFTED = ("wasserstein", *RELATIVISTIC)  # blind to D + constant
 # What is written out in the compiled program, turn by turn, and more would compile for hours; or
 # what is made in memory, or on disk, before the first step.
 MOST_UNROLLED, MOST = 100, 10_000

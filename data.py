@@ -2,7 +2,9 @@
 
 `load` returns a data set; `make_indices` says which examples step k takes, as a pure function of
 (key, k); `take` gathers them. The three are apart so that data on the device, streamed from disk
-(streams.py), or split over hosts share the second.
+(streams.py), or split over hosts share the second. Images in a folder need no code; a set of your
+own in code is a branch in `load` and one in `load_held_out`, and made in memory is named in
+`is_computed`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # Who answers whom in a step: D moves first, both at once, or both at once by the gradients of where
-# that would lead (Korpelevich 1976; Gidel et al. 2019, algorithm 2 with one batch for both).
+# that would lead (Korpelevich 1976; Gidel et al. 2019, "A variational inequality perspective on
+# GANs", algorithm 2 with one batch for both).
 UPDATE_RULES = ("alternating", "simultaneous", "extragradient")
 # Numbers of a config that a sweep may vary, beside those of players and penalties.
 NUMBERS = ("ema_half_life", "weight_clip", "d_augment_probability", "ada_target", "ada_images")
@@ -150,6 +151,8 @@ def make_gan(config: ConfigDict, spec: Any) -> Gan:
     Args:
       config: see configs/default.py; checks.py says in words what is wrong with one.
       spec: data.py's `Spec`: the shape of an example among others.
+    Returns:
+      What `init`, `update` and `sample` take first.
     """
     precision = PRECISIONS[config.precision]
     num_classes = (spec.num_classes or 0) if config.conditional else 0
@@ -292,7 +295,8 @@ def update(
       lazy: static; whether this step carries the penalties: one in `lazy_every` does.
     Returns:
       The next state, and float32 scalars by name: `d_loss`, `g_loss`, `d_accuracy` (share of real
-      and fake images that D tells right), `d_real_logit`, `d_fake_logit` (their means),
+      images with logits above 0 and fake ones below; of a loss in losses.py's SHIFTED that says
+      little), `d_real_logit`, `d_fake_logit` (their means),
       `d_grad_norm`, `g_grad_norm`, each penalty; `d_class_loss`, `g_class_loss` of an auxiliary
       classifier; of ADA `d_real_sign` and `ada_probability`.
     """
@@ -410,6 +414,15 @@ def discriminator_loss(
     """What D descends on one micro-batch: (loss, (D's new variables, metrics)).
 
     Real and fake images pass D apart, so that each batch has its own batch statistics.
+
+    Args:
+      gan, lazy: static, as of `update`.
+      numbers: as of `hyper_parameters`, those of this step.
+      generator: which makes the fake images.
+      aux: what is carried on beside the players: LeCam's averages, ADA's probability.
+      params: D's, by which `jax.grad` differentiates.
+      variables: D's others, as batch statistics.
+      examples: a micro-batch of B: real images [B, ...], latents, labels and keys.
     """
     fake, _ = _generate(gan, generator.params, generator.variables, examples)
     real = pack(examples.real, gan.packing)
@@ -473,6 +486,9 @@ def generator_loss(
     """What G descends on one micro-batch: (loss, (G's new variables, metrics)).
 
     D's variables stay as they are: they change in its own updates only.
+
+    Args:
+      params, variables: G's; the others are as of `discriminator_loss`.
     """
     fake, new_variables = _generate(gan, params, variables, examples)
     real_keys, fake_keys, _ = _packed_keys(gan, examples)
@@ -560,7 +576,7 @@ def standing_statistics(
       network: `state.average`.
       key: a PRNG key.
       truncation: of the latents, as in `draw_latents`.
-    Source: Brock et al. 2019, appendix D.
+    Source: Brock et al. 2019, appendix C.1.
     """
     if not gan.standing_batches:
         return network

@@ -2,7 +2,9 @@
 
 Both players descend. D(x) = sigmoid(logit), so log D(x) = -softplus(-logit) and
 log(1 - D(x)) = -softplus(logit), which never overflow. To try a loss of your own, write one
-function here, name it in LOSSES, and train with `--config.loss=yours`.
+function here, name it in LOSSES, and train with `--config.loss=yours`. One that does not change
+where a constant is added to all logits is named in SHIFTED, too, and in RELATIVISTIC where it is of
+differences of real and fake ones: checks.py refuses what needs the logits themselves.
 """
 
 from __future__ import annotations
@@ -86,13 +88,14 @@ def relativistic_average(
 ) -> tuple[jax.Array, jax.Array]:
     """`non_saturating`, of each logit relative to the mean of the other kind; G plays both terms.
 
-    The means are of the batch, or of the micro-batch with `accumulate`.
+    The means are of the batch, or of the micro-batch with `accumulate`. A logit's sign says nothing
+    of real or fake by itself.
 
     Args:
       real_logits, fake_logits: [B].
     Returns:
       d_loss and g_loss, each [B].
-    Source: Jolicoeur-Martineau 2019, section 4.2 (RaSGAN).
+    Source: Jolicoeur-Martineau 2019 (RaSGAN).
     """
     real, fake = real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
     return softplus(-real) + softplus(fake), softplus(real) + softplus(-fake)
@@ -103,13 +106,14 @@ def relativistic_paired(
 ) -> tuple[jax.Array, jax.Array]:
     """D tells which of a pair is real, by the difference of their logits; G turns it around.
 
-    Real and fake images are paired as they come in the batch.
+    Real and fake images are paired as they come in the batch. A logit's sign says nothing of real
+    or fake by itself.
 
     Args:
       real_logits, fake_logits: [B].
     Returns:
       d_loss and g_loss, each [B].
-    Source: Jolicoeur-Martineau 2019, section 4.1 (RpGAN, or RSGAN); Huang et al. 2024, equation 2.
+    Source: Jolicoeur-Martineau 2019 (RSGAN; later RpGAN); Huang et al. 2024, equation 2.
     """
     return softplus(fake_logits - real_logits), softplus(real_logits - fake_logits)
 
@@ -126,3 +130,5 @@ LOSSES = {
         relativistic_paired,
     )
 }
+RELATIVISTIC = ("relativistic_average", "relativistic_paired")
+SHIFTED = ("wasserstein", *RELATIVISTIC)

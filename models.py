@@ -5,8 +5,9 @@ images live in [-1, 1]. A discriminator maps examples [B, *shape] to logits [B].
 int32 [B], or None where `num_classes` is 0; and `train`: batch statistics of this batch, or the
 running ones. To try a network of your own, write one class here, name it in GENERATORS or
 DISCRIMINATORS, and train with `--config.generator.name=yours`; its fields other than `shape`,
-`num_classes` and `dtype`, with defaults, are what `--config.generator.FIELD` sets. One without
-`num_classes` takes no labels.
+`num_classes` and `dtype`, with defaults, are what `--config.generator.FIELD` sets; one of None is
+annotated `T | None`. It has a field `dtype`, and computes in it; one without `num_classes` takes no
+labels; batch normalisation is `batch_norm`, whose MOMENTUM `standing_statistics` reckons with.
 """
 
 from __future__ import annotations

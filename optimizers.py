@@ -32,7 +32,8 @@ def optimistic_sgd(learning_rate: float) -> optax.GradientTransformation:
 def momentum(learning_rate: float, momentum: float) -> optax.GradientTransformation:
     """Gradient descent with a heavy ball: the steps so far, `momentum` as heavy each time.
 
-    Source: Polyak 1964; a negative one is Gidel et al. 2019's, for games.
+    Source: Polyak 1964; a negative one, for games: Gidel et al. 2019, "Negative momentum for
+    improved game dynamics".
     """
     return optax.sgd(learning_rate, momentum)
 
@@ -40,13 +41,19 @@ def momentum(learning_rate: float, momentum: float) -> optax.GradientTransformat
 def rmsprop(learning_rate: float, decay: float) -> optax.GradientTransformation:
     """The gradient over the root of its mean square, which forgets at `decay`.
 
+    Optax adds its 1e-8 under the root, so that gradients far below 1e-4 are not enlarged to 1;
+    PyTorch, which the WGAN's authors used, adds it to the root.
+
     Source: Tieleman and Hinton 2012; the optimiser of Arjovsky et al. 2017.
     """
     return optax.rmsprop(learning_rate, decay)
 
 
 def adam(learning_rate: float, b1: float, b2: float) -> optax.GradientTransformation:
-    """Source: Kingma and Ba 2015, algorithm 1."""
+    """The gradient's mean over the root of its square's, each forgetting at its own rate.
+
+    Source: Kingma and Ba 2015, algorithm 1.
+    """
     return optax.adam(learning_rate, b1, b2)
 
 

@@ -2,7 +2,9 @@
 
 `seen` is what D has looked at, and D itself (`Seen`). The config gives each a weight
 (`--config.penalties.r1=0.1`); a penalty of weight 0 is absent from the compiled step. To try one of
-your own, write one function here, and name it in PENALTIES.
+your own, write one function here, and name it in PENALTIES; one of D's gradient in GRADIENT_NORMS,
+too, so that checks.py refuses batch normalisation and what contradicts it. One that remembers, as
+`lecam` does, begins in `_init_state` and goes on in `_carry` of gan.py.
 """
 
 from __future__ import annotations
@@ -118,7 +120,10 @@ def lecam(seen: Seen) -> jax.Array:
 
 
 def lecam_averages(averages: dict[str, Any], real: jax.Array, fake: jax.Array) -> dict[str, Any]:
-    """LeCam's averages after an update with logits of these means; they start at 0."""
+    """LeCam's averages after an update with logits of these means, scalars; they start at 0.
+
+    Source: Tseng et al. 2021.
+    """
     means = {"real": real, "fake": fake}
     return {kind: MEMORY * averages[kind] + (1 - MEMORY) * means[kind] for kind in means}
 

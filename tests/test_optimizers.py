@@ -13,7 +13,11 @@ GRADIENTS = np.random.default_rng(0).normal(size=(6, 3))
 
 
 def build(name):
-    return OPTIMIZERS[name](**{field: NUMBERS[field] for field in optimizer_fields(name)})
+    return OPTIMIZERS[name](**numbers_of(name))
+
+
+def numbers_of(name):
+    return {field: NUMBERS.get(field, 0.5) for field in optimizer_fields(name)}
 
 
 def descend(name):
@@ -35,26 +39,29 @@ def adam_steps():
     return np.array(steps)
 
 
-def expected(name):
-    if name == "sgd":
-        return 0.1 * GRADIENTS
-    if name == "optimistic_sgd":  # of the first step there is no gradient before: it is sgd's
-        return 0.1 * (2 * GRADIENTS - np.vstack([GRADIENTS[:1], GRADIENTS[:-1]]))
-    if name == "momentum":
-        weights = [[0.7 ** (t - i) if i <= t else 0 for i in range(6)] for t in range(6)]
-        return 0.1 * np.array(weights) @ GRADIENTS
-    if name == "rmsprop":
-        weights = [[0.2 * 0.8 ** (t - i) if i <= t else 0 for i in range(6)] for t in range(6)]
-        return 0.1 * GRADIENTS / np.sqrt(np.array(weights) @ GRADIENTS**2)
-    steps = adam_steps()
-    if name == "optimistic_adam":  # of the first step there is no step before: it is Adam's
-        return 2 * steps - np.vstack([steps[:1], steps[:-1]])
-    return steps
+def before(steps):
+    """The step before each, and of the first, which has none before, itself."""
+    return np.vstack([steps[:1], steps[:-1]])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+def forgetting(rate):
+    """By what each gradient counts at each of six steps."""
+    return np.array([[rate ** (t - i) if i <= t else 0 for i in range(6)] for t in range(6)])
+
+
+PAPERS = {
+    "sgd": 0.1 * GRADIENTS,
+    "optimistic_sgd": 0.1 * (2 * GRADIENTS - before(GRADIENTS)),
+    "momentum": 0.1 * forgetting(0.7) @ GRADIENTS,
+    "rmsprop": 0.1 * GRADIENTS / np.sqrt(0.2 * forgetting(0.8) @ GRADIENTS**2),
+    "adam": adam_steps(),
+    "optimistic_adam": 2 * adam_steps() - before(adam_steps()),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
 def test_steps_by_the_papers_equations(name):
-    np.testing.assert_allclose(descend(name), -expected(name).cumsum(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(descend(name), -PAPERS[name].cumsum(0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -66,12 +73,12 @@ def test_numbers_can_be_traced(name):
         optimizer = OPTIMIZERS[name](**numbers)
         return optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))[0]
 
-    fields = optimizer_fields(name)
+    numbers = numbers_of(name)
     for scale in (1.0, 0.5):
-        numbers = {field: jnp.float32(scale * NUMBERS[field]) for field in fields}
-        assert np.isfinite(step(numbers)).all()
+        scaled = {field: jnp.float32(scale * value) for field, value in numbers.items()}
+        assert np.isfinite(step(scaled)).all()
     assert step._cache_size() == 1
-    stacked = {field: jnp.float32([NUMBERS[field]] * 2) for field in fields}
+    stacked = {field: jnp.float32([value] * 2) for field, value in numbers.items()}
     assert jax.vmap(step)(stacked).shape == (2, 2)
 
 

@@ -97,9 +97,32 @@ def test_every_flag_is_accepted():
         jax.eval_shape(partial(gans.update, gan), state, gans.abstract_batch(gan))
 
 
+MINE = {
+    "models.py": """
+
+class OfMine(MLPGenerator):
+    leaves: int = 3
+
+
+GENERATORS["of_mine"] = OfMine
+""",
+    "optimizers.py": """
+
+def of_mine(learning_rate: float) -> optax.GradientTransformation:
+    return optax.lion(learning_rate)
+
+
+OPTIMIZERS["of_mine"] = of_mine
+""",
+}
+
+
 @pytest.mark.slow
 def test_the_fork(tmp_path):
-    """The loss of the README, put into losses.py as it says, trains and passes the tests."""
+    """The loss of the README, put into losses.py as it says, trains and passes the tests.
+
+    So does what is written and named in its file alone: a generator, and an optimiser.
+    """
     for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
         shutil.copy(path, tmp_path)
     for name in ("configs", "tests", "weights"):
@@ -109,15 +132,27 @@ def test_the_fork(tmp_path):
     source = source.replace("LOSSES = {", f"{fork}\n\nLOSSES = {{")
     source = source.replace("        minimax,\n", "        minimax,\n        smoothed,\n")
     (tmp_path / "losses.py").write_text(source)
-    result = run("-m", "pytest", "-q", "-n0", "tests/test_losses.py", cwd=tmp_path)
+    for name, addition in MINE.items():
+        with (tmp_path / name).open("a") as file:
+            file.write(addition)
+    tests = [f"tests/test_{name}.py" for name in ("losses", "models", "optimizers", "house")]
+    chosen = "smoothed or of_mine or config_field"
+    result = run("-m", "pytest", "-n0", "-vv", *tests, "-k", chosen, cwd=tmp_path)
     assert result.returncode == 0, result.stdout
-    assert (
-        "smoothed"
-        in run("-m", "pytest", "--co", "-q", "-n0", "tests/test_losses.py", cwd=tmp_path).stdout
-    )
+    for name in ("smoothed", "generator_fits[shape0-of_mine", "traced[of_mine", "config_field"):
+        assert name in result.stdout
     words = ["--config.loss=smoothed", "--config.num_steps=2", f"--workdir={tmp_path / 'run'}"]
     result = run("train.py", "--config=configs/digits.py", *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_four_functions():
+    """The README's Python, as it stands there."""
+    (snippet,) = re.findall(r"```python\n(import jax\n.*?)```", README, re.DOTALL)
+    shown = "print(images.shape, state.step, metrics['d_loss'])"
+    result = run("-c", f"{snippet}{shown}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("(16, 8, 8, 1) 3 ")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
