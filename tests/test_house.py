@@ -18,6 +18,7 @@ from PIL import Image
 import cli
 import data
 import gan as gans
+import starts
 import train
 from models import DISCRIMINATORS, GENERATORS
 from optimizers import OPTIMIZERS
@@ -175,7 +176,9 @@ def test_every_config_field_is_read(make_config, monkeypatch, tmp_path):
             config = watched("configs/digits.py", {f"optimizer.{player}.name": name})
             config.decay_images = 8
             gans.hyper_parameters(gans.make_gan(config, spec), config)
-    config = watched("configs/digits.py:mescheder", small | {"dataset": "mnist"})
+    for dataset in ("digits", "mnist"):
+        config = watched("configs/digits.py:mescheder", small | {"dataset": dataset})
+        starts.prepare(config)
     diverging = {"num_steps": 3, "on_nan": "rollback", "optimizer.generator.learning_rate": 1e30}
     config.update_from_flattened_dict(diverging)
     (tmp_path / "images").mkdir()

@@ -71,7 +71,7 @@ def test_numbers_can_be_traced(name):
     @jax.jit
     def step(numbers):
         optimizer = OPTIMIZERS[name](**numbers)
-        return optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))[0]
+        return optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))[0]
 
     numbers = numbers_of(name)
     for scale in (1.0, 0.5):
