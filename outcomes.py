@@ -50,8 +50,7 @@ def of_study(sweep: settings.Sweep, study: search.Study) -> list[Outcome]:
     outcomes = []
     for found in study.found():
         folder = sweep.workdir / settings.folder_name(found.slot, found.setting)
-        first = sweep.base.seed + found.draw * sweep.seeds
-        for seed in range(first, first + sweep.seeds):
+        for seed in settings.seeds_of(sweep.base, sweep.seeds, found.draw):
             place = folder / f"seed_{seed}"
             rows = runs.read_metrics(place)
             told = found.rows.get(seed)

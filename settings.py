@@ -62,6 +62,12 @@ class Sweep(NamedTuple):
     compiled: set[Any]
 
 
+def seeds_of(base: ConfigDict, num: int, draw: int = 0) -> range:
+    """Of the `num` runs of a setting; those of one that comes again (`draw`: how often) are others."""
+    first = base.seed + draw * num
+    return range(first, first + num)
+
+
 def folder_name(i: int, setting: dict[str, str]) -> str:
     """Of its runs' folders, in the sweep's; `i` is its place in the grid, or its slot."""
     name = ",".join(f"{field}={value}" for field, value in setting.items()) or "as_it_is"

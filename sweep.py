@@ -94,11 +94,12 @@ def main(argv: list[str]) -> None:
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     known: dict[tuple, starts.Prepared] = {}
     members = []
+    seeds = settings.seeds_of(base, SEEDS.value)
     corners = [{**point, **ends} for point in points for ends in ends_of(space)]
     for i, setting in enumerate(corners):
         place = workdir / settings.folder_name(i, setting)
         with settings.naming(setting):
-            members += make_runs(base, setting, SEEDS.value, place, known)
+            members += make_runs(base, setting, seeds, place, known)
     settings.check_differ(members)
     target = choose_target(members, TARGET.value)
     sweep = settings.Sweep(base, grid, space, SEEDS.value, target, workdir, known, set())
@@ -174,17 +175,15 @@ def read_fields(flag: str, words: Sequence[str], taken: Container[str] = ()) -> 
 def make_runs(
     base: ConfigDict,
     setting: dict[str, str],
-    seeds: int,
+    seeds: Sequence[int],
     folder: Path,
     known: dict[tuple, starts.Prepared],
-    first_seed: int = 0,
 ) -> list[settings.Run]:
     """A setting's runs, everything in them checked.
 
     Args:
       folder: of theirs.
       known: what configs of the same data are trained with; of this one it is added.
-      first_seed: counted from the config's on.
     Raises:
       app.UsageError: one of them is impossible.
     """
@@ -200,7 +199,7 @@ def make_runs(
     key = tuple(config[field] for field in starts.DATA_FIELDS)
     prepared = known[key] = starts.prepare(config, known.get(key))
     found = []
-    for seed in range(config.seed + first_seed, config.seed + first_seed + seeds):
+    for seed in seeds:
         own = config.copy_and_resolve_references()
         own.seed = seed
         checks.check_values(own)
@@ -349,11 +348,9 @@ def train_asked(
     members: dict[int, list[settings.Run]] = {}
     for trial in trials:
         folder = sweep.workdir / settings.folder_name(trial.slot, trial.setting)
-        first_seed = trial.draw * sweep.seeds
+        seeds = settings.seeds_of(sweep.base, sweep.seeds, trial.draw)
         try:
-            members[trial.slot] = make_runs(
-                sweep.base, trial.setting, sweep.seeds, folder, sweep.known, first_seed
-            )
+            members[trial.slot] = make_runs(sweep.base, trial.setting, seeds, folder, sweep.known)
         except app.UsageError as error:  # the ends of what is searched in are not all of it
             study.fail(trial, str(error))
     trials = [trial for trial in trials if trial.slot in members]
@@ -413,6 +410,7 @@ def group_folder(sweep: settings.Sweep, group: Sequence[settings.Run]) -> Path:
 
 
 def begun_together(sweep: settings.Sweep, group: Sequence[settings.Run]) -> bool:
+    """Whether such a program has trained just these."""
     return bool(train.begun_parts([run.workdir for run in group], group_folder(sweep, group)))
 
 
