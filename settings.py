@@ -63,7 +63,7 @@ class Sweep(NamedTuple):
 
 
 def seeds_of(base: ConfigDict, num: int, draw: int = 0) -> range:
-    """Of the `num` runs of a setting; those of one that comes again (`draw`: how often) are others."""
+    """Of the `num` runs of a setting; one that comes again, for the `draw`th time, has others."""
     first = base.seed + draw * num
     return range(first, first + num)
 
